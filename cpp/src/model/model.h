@@ -1,0 +1,77 @@
+// A loaded model: immutable weights and the graph over them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/gang.h"
+#include "gguf/reader.h"
+#include "smallmind/cancellation.h"
+
+namespace smallmind {
+
+inline constexpr int kPageTokens = 32;
+inline constexpr int kMaxBatchSequences = 64;
+inline constexpr int kMaxBatchTokens = 256;  // all tokens of a step
+
+// One sequence's part of a step. Tokens ids[0 ... n_tokens) stand at positions first_position + i;
+// KV of all earlier positions is in the pages; forward() writes theirs. pages[i] holds positions
+// [32 i, 32 i + 32) and is page_bytes() long, 64-byte aligned.
+struct SequenceSlice {
+  std::span<const int32_t> ids;  // each in [0, n_vocab)
+  int64_t first_position = 0;
+  std::span<std::byte* const> pages;
+};
+
+// Everything a step writes besides KV pages; sized once, used by one step at a time.
+class Workspace;
+
+// Const after load: any number of threads may read one model, each with its own Workspace, Gang and
+// pages.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const std::string& architecture() const = 0;
+  virtual int64_t n_vocab() const = 0;
+  virtual int64_t n_embd() const = 0;
+  virtual int64_t n_layers() const = 0;
+  virtual int64_t context_length() const = 0;
+  virtual size_t page_bytes() const = 0;
+  virtual uint64_t weight_bytes() const = 0;
+
+  virtual std::unique_ptr<Workspace> make_workspace() const = 0;
+  // Computes all slices in one pass over the weights (REQUIRES: at most kMaxBatchTokens tokens in
+  // all, at least one) and leaves the final hidden state of every token, in the order of the
+  // slices, in the workspace.
+  virtual void forward(std::span<const SequenceSlice> slices, Workspace& workspace,
+                       Gang& gang) const = 0;
+  // Raw logits of the workspace's hidden states `rows` (row indices in the order of forward's
+  // tokens): out is [rows.size(), n_vocab]. An out-of-range value (NaN, infinity) is written as it
+  // is: the caller checks with row_is_finite.
+  virtual void logits(std::span<const int32_t> rows, Workspace& workspace, Gang& gang,
+                      float* out) const = 0;
+};
+
+class Workspace {
+ public:
+  virtual ~Workspace() = default;
+};
+
+// Reads, validates and packs the tensors. gang is used for packing; hooks.tick sees the stage
+// "weights" in bytes. Throws kUnsupportedModel, kModelFormat, kModelIo, kCancelled.
+std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSource& source,
+                                        Gang& gang, const CallHooks& hooks);
+
+// True when no element is NaN or infinite.
+bool row_is_finite(std::span<const float> row);
+
+// The instruction set in use: "generic", "avx2" or "avx512". SMALLMIND_ISA forces one; an unknown
+// or unavailable one throws kInvalidArgument.
+const char* active_isa();
+
+}  // namespace smallmind
