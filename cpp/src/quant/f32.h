@@ -1,0 +1,38 @@
+// F32: plain floats.
+#pragma once
+
+#include <cstring>
+
+#include "base/half.h"
+#include "quant/panel.h"
+
+namespace smallmind::quant {
+
+struct F32 {
+  static constexpr gguf::TensorType kType = gguf::TensorType::kF32;
+  static constexpr bool kInteger = false;
+  static constexpr size_t kFileBlock = 1;
+
+  using Block = float;
+
+  static void dequantize(const Block& block, float* out) { *out = block; }
+
+  // Panel: [column][16 rows].
+  static constexpr size_t panel_bytes(size_t n_columns) {
+    return n_columns * kPanelRows * sizeof(Block);
+  }
+
+  static void pack(const Block& block, size_t column, size_t row, size_t, std::byte* panel) {
+    store_as(panel + (column * kPanelRows + row) * sizeof(Block), block);
+  }
+  static void unpack(const std::byte* panel, size_t column, size_t row, size_t, Block& block) {
+    block = load_as<Block>(panel + (column * kPanelRows + row) * sizeof(Block));
+  }
+
+  template <class S>
+  static typename S::Row weights(const std::byte* panel, size_t column, size_t row) {
+    return S::load_row(panel + (column * kPanelRows + row) * sizeof(Block));
+  }
+};
+
+}  // namespace smallmind::quant
