@@ -7,8 +7,13 @@
 //      u32 element type, u64 length, elements. A bool is one byte, 0 or 1;
 //   3. n_tensors tensor infos: name (string), u32 n_dims (1 to 4), n_dims x u64 extents (fastest
 //   first), u32 tensor type, u64 offset from the start of part 4;
-//   4. tensor data, from the next multiple of general.alignment (default 32) on; each tensor starts
-//   at a multiple of it.
+//   4. tensor data, from the next multiple of general.alignment (u32, a power of two up to 64 KiB,
+//      default 32) on; each tensor starts at a multiple of it.
+//
+// Rules where files differ: tensors may stand in any order; gaps between them and bytes after the
+// last one are allowed and never read; two tensors that share a byte are refused. Keys and tensor
+// names are UTF-8 without control characters, and unique. A file without tensors (a vocabulary) may
+// end where the tensor infos end.
 #pragma once
 
 #include <cstdint>
@@ -84,7 +89,9 @@ inline constexpr uint64_t kMaxStringBytes = 1 << 20;
 inline constexpr uint64_t kMaxKeyBytes = 65'535;
 inline constexpr uint64_t kMaxTensorNameBytes = 63;
 inline constexpr uint64_t kMaxTemplateBytes = 256 << 10;
+inline constexpr uint64_t kMaxTemplates = 64;
 inline constexpr uint64_t kMaxTokenBytes = 4 << 10;
+inline constexpr uint64_t kMaxMergeBytes = 2 * kMaxTokenBytes + 1;  // two tokens and a space
 inline constexpr uint64_t kMaxArrayLength = 1 << 24;
 inline constexpr uint64_t kMaxHeaderBytes = 256 << 20;
 inline constexpr uint64_t kMaxLayers = 1'024;

@@ -34,12 +34,15 @@ struct Header {
   std::vector<TensorInfo>
       tensors;  // in file order; ranges are inside the file, aligned and do not overlap
 
+  std::vector<uint32_t> tensors_by_name;  // indices into tensors, ascending by name
+
   const TensorInfo* find_tensor(std::string_view name) const;  // null: absent
 };
 
 // Throws Error(kModelFormat, kModelLimit, kUnsupportedModel, kModelIo) naming field and byte
 // offset. Peak memory is bounded by twice the header bytes really in the source plus 64 MiB.
-// hooks.tick sees the stage "header".
+// hooks.tick sees the stage "header"; its total is an upper bound, for the header's end is not
+// known before it is reached.
 Header parse(const ByteSource& source, const CallHooks& hooks = {});
 
 }  // namespace smallmind::gguf
