@@ -1,0 +1,175 @@
+"""What calls give back: frozen, picklable values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .errors import CancelledError, DeadlineError
+
+__all__ = [
+    "ChatResult",
+    "EngineInfo",
+    "EngineStatus",
+    "FileSummary",
+    "FinishReason",
+    "GenerationResult",
+    "KeyValue",
+    "TensorSummary",
+    "Timings",
+    "Token",
+    "TokenLogprob",
+    "Usage",
+]
+
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """The natural logarithm of a token's probability, before temperature, bias and truncation."""
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """(id, logprob) of the most likely tokens, most likely first, ties by lower id."""
+
+    def __float__(self) -> float:
+        return self.logprob
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token. `text` may be empty: half a character, or held back for a stop string."""
+
+    text: str
+    id: int
+    index: int
+    """0 for the first generated token."""
+    logprob: TokenLogprob | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int
+    """The whole context before the generation, the session's history included."""
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    """Of `prompt_tokens`, those whose KV was reused."""
+    max_tokens: int
+    """The limit that applied, given or derived."""
+    retokenized: bool = False
+    """True when a chat could not keep its ids, because the template changed earlier text."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds."""
+
+    queue_s: float
+    """From the call to the first step."""
+    prefill_s: float
+    """From the first step to the first token."""
+    first_token_s: float
+    """From the call to the first token."""
+    decode_s: float
+    """From the first token to the end."""
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    logprobs: list[TokenLogprob] | None
+    """One a token where `logprobs` was given, else None."""
+    seed: int
+    """The seed that was used, given or drawn."""
+
+    @property
+    def code(self) -> str | None:
+        """CANCELLED_BY_CALLER or CANCELLED_BY_TIMEOUT after an early end, else None."""
+        if self.finish_reason == "cancelled":
+            return CancelledError.code
+        return DeadlineError.code if self.finish_reason == "timeout" else None
+
+    def check(self) -> None:
+        """Raises CancelledError or DeadlineError if the generation was ended early."""
+        made = f"after {len(self.token_ids)} tokens"
+        if self.finish_reason == "cancelled":
+            raise CancelledError(f"the generation was cancelled by the caller {made}")
+        if self.finish_reason == "timeout":
+            raise DeadlineError(f"the generation reached its timeout {made}")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class ChatResult(GenerationResult):
+    message: dict[str, str] = field(default_factory=dict)
+    """The assistant's message, as it stands in `messages` now: role and content."""
+
+    __str__ = GenerationResult.__str__
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine chose and loaded."""
+
+    architecture: str
+    model_name: str
+    model_path: str
+    isa: str
+    n_threads: int
+    context_length: int
+    n_vocab: int
+    n_embd: int
+    n_layers: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """What is in use now: all zero but `n_sessions` when idle."""
+
+    n_sessions: int
+    n_running: int
+    n_queued: int
+    n_kv_pages: int
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    key: str
+    type: str
+    value: str
+
+
+@dataclass(frozen=True)
+class TensorSummary:
+    name: str
+    type: str
+    dims: tuple[int, ...]
+    """Fastest first."""
+    offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """What a GGUF file says about itself; its strings are escaped and cut."""
+
+    version: int
+    alignment: int
+    file_bytes: int
+    metadata: tuple[KeyValue, ...]
+    tensors: tuple[TensorSummary, ...]
