@@ -1,0 +1,59 @@
+"""KL(reference || other) in nats from raw logits, and its summary over positions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+def kl_rows(reference: Array, other: Array) -> npt.NDArray[np.float64]:
+    """One divergence a row. Sums are taken in float64; NaN in either gives NaN, never a small value."""
+    if reference.shape != other.shape:
+        raise ValueError(f"shapes differ: {reference.shape} and {other.shape}")
+    a = reference - reference.max(axis=1, keepdims=True)
+    b = other - other.max(axis=1, keepdims=True)
+    log_zb = np.log(np.exp(b).sum(axis=1, dtype=np.float64))
+    p = np.exp(a)
+    za = p.sum(axis=1, dtype=np.float64)
+    a -= b
+    a *= p
+    return np.asarray(a.sum(axis=1, dtype=np.float64) / za - np.log(za) + log_zb)
+
+
+@dataclass(frozen=True)
+class Summary:
+    n_positions: int
+    mean_kl: float
+    p99_kl: float
+    top1_agreement: float
+
+    def as_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+@dataclass
+class Accumulator:
+    """Collects slabs of logits; one thread."""
+
+    kl: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    same_top: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+
+    def add(self, reference: Array, other: Array) -> None:
+        self.same_top.append(reference.argmax(axis=1) == other.argmax(axis=1))
+        self.kl.append(kl_rows(reference, other))
+
+    def summary(self) -> Summary:
+        kl = np.concatenate(self.kl)
+        if not np.isfinite(kl).all():
+            raise ValueError(f"{np.count_nonzero(~np.isfinite(kl))} positions have no finite KL")
+        return Summary(
+            n_positions=int(kl.size),
+            mean_kl=float(kl.mean()),
+            p99_kl=float(np.quantile(kl, 0.99)),
+            top1_agreement=float(np.concatenate(self.same_top).mean()),
+        )
