@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/number_text.h"
 #include "smallmind/error.h"
 
 namespace smallmind {
@@ -19,9 +20,9 @@ constexpr double kLongestTimeout = 1e9;  // seconds, 31 years: the clock's range
 
 int64_t deadline_after(const char* field, double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) {
-    throw Error(ErrorKind::kInvalidArgument, std::string(field) +
-                                                 ": want a finite number of seconds >= 0, got " +
-                                                 std::to_string(seconds));
+    throw Error(
+        ErrorKind::kInvalidArgument,
+        std::string(field) + ": want a finite number of seconds >= 0, got " + number_text(seconds));
   }
   const std::chrono::duration<double> wait(std::min(seconds, kLongestTimeout));
   return (Clock::now() + std::chrono::duration_cast<Clock::duration>(wait))

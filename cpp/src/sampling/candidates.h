@@ -1,0 +1,53 @@
+// The tokens still in the running for one choice, in the one order of all sampling: logit
+// descending, then id ascending.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace smallmind {
+
+struct Candidate {
+  float logit = 0;
+  int32_t id = 0;
+};
+
+inline bool ranks_before(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+// The sum of exp((logit - max_logit) / temperature) in blocks of 1,024 and lanes of 16, folded in
+// order: the same bits on every instruction set.
+double sum_of_exponentials(std::span<const float> logits, float max_logit, double temperature);
+
+// One thread at a time; meant to be reused, since it keeps its buffers. The row is borrowed from
+// reset() to the next reset(). Ranks are found lazily and by partial selection: the vocabulary is
+// never sorted as a whole unless a caller asks for its last rank.
+// REQUIRES of the row: no NaN, no +infinity. -infinity is a banned token.
+class Candidates {
+ public:
+  // All tokens of the row are in the running.
+  void reset(std::span<const float> row);
+
+  size_t size() const { return n_kept_; }  // never 0
+  // Keeps the first n in rank order, at least one.
+  void keep_first(size_t n);
+  // The candidate of that rank. REQUIRES: rank < size().
+  const Candidate& ranked(size_t rank);
+  // The sum of exp((logit - best) / temperature) over those in the running.
+  double mass(double temperature);
+
+ private:
+  void rank_at_least(size_t n);
+  void collect_from_blocks(size_t n);
+
+  std::span<const float> row_;
+  size_t n_kept_ = 0;
+  std::vector<Candidate> ranked_;  // the first ranks, in order
+  std::vector<float> block_max_;   // of each block of 256 tokens; empty: not yet computed
+  std::vector<float> scratch_;
+};
+
+}  // namespace smallmind

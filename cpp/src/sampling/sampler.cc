@@ -1,0 +1,104 @@
+#include "sampling/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "base/counter_rng.h"
+#include "base/math.h"
+#include "sampling/steps.h"
+#include "smallmind/error.h"
+
+namespace smallmind {
+namespace {
+
+constexpr float kBanned = -std::numeric_limits<float>::infinity();
+
+void require_finite(std::span<const float> row) {
+  for (size_t id = 0; id < row.size(); ++id) {
+    if (std::isfinite(row[id])) continue;
+    throw Error(ErrorKind::kInference, "NON_FINITE_LOGITS",
+                "the model gave a logit that is not a finite number, first for token " +
+                    std::to_string(id) + " of " + std::to_string(row.size()));
+  }
+}
+
+// Natural logarithms of the softmax of the raw row.
+ChosenLogprob raw_logprobs(std::span<const float> row, size_t n_top, Candidates& candidates) {
+  candidates.reset(row);
+  const double best = static_cast<double>(candidates.ranked(0).logit);
+  const double log_mass = log_portable(candidates.mass(1));
+  ChosenLogprob result;
+  result.logprob = best + log_mass;  // what to subtract; the caller knows the chosen token later
+  for (size_t rank = 0; rank < std::min(n_top, row.size()); ++rank) {
+    const Candidate& candidate = candidates.ranked(rank);
+    result.top.emplace_back(candidate.id, static_cast<double>(candidate.logit) - best - log_mass);
+  }
+  return result;
+}
+
+// Without candidates' machinery: one pass, the lowest id of the highest logit.
+int32_t most_likely(std::span<const float> row) {
+  size_t best = 0;
+  for (size_t id = 1; id < row.size(); ++id) {
+    if (row[id] > row[best]) best = id;
+  }
+  return static_cast<int32_t>(best);
+}
+
+void require_choice(float best_logit) {
+  // A bias may also overflow to +infinity, which leaves no order among the tokens that have it.
+  if (std::isfinite(best_logit)) return;
+  throw Error(ErrorKind::kInference, "NO_TOKEN_LEFT",
+              "logit_bias and ignore_eos leave no token that could be chosen");
+}
+
+}  // namespace
+
+void Sampler::count_recent(std::span<const int32_t> context) {
+  const size_t window = static_cast<size_t>(params_.repeat_last_n);
+  // Tokens that would leave again at once are never counted.
+  const size_t first = context.size() > window ? context.size() - window : 0;
+  const size_t old_first = n_counted_ > window ? n_counted_ - window : 0;
+  for (size_t i = old_first; i < std::min(first, n_counted_); ++i) {
+    const auto entry = recent_.find(context[i]);
+    if (--entry->second == 0) recent_.erase(entry);
+  }
+  for (size_t i = std::max(first, n_counted_); i < context.size(); ++i) ++recent_[context[i]];
+  n_counted_ = context.size();
+}
+
+Choice Sampler::choose(std::span<float> row, std::span<const int32_t> context,
+                       SamplerScratch& scratch) {
+  require_finite(row);
+  Choice choice;
+  std::vector<float> raw;  // only where asked for: the row is about to change
+  if (params_.logprobs) {
+    choice.logprob = raw_logprobs(row, static_cast<size_t>(*params_.logprobs), scratch.candidates);
+    raw.assign(row.begin(), row.end());
+  }
+  if (PenaltiesStep::is_on(params_)) count_recent(context);
+  for_each_step<AdjustSteps>([&](auto step) {
+    if (decltype(step)::is_on(params_)) decltype(step)::adjust(params_, recent_, row);
+  });
+  for (int32_t id : banned_) row[static_cast<size_t>(id)] = kBanned;
+
+  if (params_.temperature <= 0) {
+    choice.id = most_likely(row);
+    require_choice(row[static_cast<size_t>(choice.id)]);
+  } else {
+    Candidates& candidates = scratch.candidates;
+    candidates.reset(row);
+    require_choice(candidates.ranked(0).logit);
+    for_each_step<NarrowSteps>([&](auto step) { decltype(step)::narrow(params_, candidates); });
+    choice.id = DrawStep::draw(params_, candidates, counter_uniform(seed_, context.size()));
+  }
+  if (choice.logprob) {
+    choice.logprob->logprob =
+        static_cast<double>(raw[static_cast<size_t>(choice.id)]) - choice.logprob->logprob;
+  }
+  return choice;
+}
+
+}  // namespace smallmind
