@@ -78,7 +78,8 @@ std::optional<uint32_t> Metadata::find_u32(std::string_view key) const {
 std::optional<float> Metadata::find_f32(std::string_view key) const {
   const auto* value = find_scalar<float>(*impl_, key, "f32");
   if (value == nullptr) return std::nullopt;
-  if (!std::isfinite(*value)) fail(key, "wants a finite number, has " + std::to_string(*value));
+  if (std::isnan(*value)) fail(key, "wants a finite number, has nan");
+  if (std::isinf(*value)) fail(key, "wants a finite number, has an infinity");
   return *value;
 }
 

@@ -57,7 +57,8 @@ class Metadata {
 
   std::vector<KeyValueSummary> summaries(size_t max_chars = 80) const;  // in file order
   // Frees the values of the large tokenizer arrays (tokens, scores, merges, types): after the
-  // tokenizer is built they are dead weight.
+  // tokenizer is built they are dead weight. The accessors then give empty arrays, and views of
+  // them are dead. REQUIRES: no other thread uses this.
   void drop_tokenizer_arrays();
 
   struct Impl;  // filled by the reader

@@ -31,7 +31,8 @@ class EntryParser {
  public:
   EntryParser(ByteReader& reader, Entry& entry) : reader_(reader), entry_(entry) {}
 
-  void parse() {
+  void parse(const std::string& number) {
+    reader_.set_subject("metadata entry", number);
     entry_.byte = reader_.offset();
     parse_key();
     reader_.set_subject("key", entry_.key);
@@ -41,7 +42,6 @@ class EntryParser {
 
  private:
   void parse_key() {
-    reader_.set_subject("metadata entry", {});
     const auto n_bytes = reader_.take<uint64_t>("key length");
     reader_.require_items(n_bytes, 1, "key length");
     if (n_bytes > kMaxKeyBytes) {
@@ -225,8 +225,11 @@ class EntryParser {
 std::vector<uint32_t> sort_by_key(const ByteReader& reader, const std::vector<Entry>& entries) {
   std::vector<uint32_t> by_key(entries.size());
   std::iota(by_key.begin(), by_key.end(), 0u);
-  std::stable_sort(by_key.begin(), by_key.end(),
-                   [&](uint32_t a, uint32_t b) { return entries[a].key < entries[b].key; });
+  // Equal keys in file order, so that the message names the second.
+  std::sort(by_key.begin(), by_key.end(), [&](uint32_t a, uint32_t b) {
+    const int order = entries[a].key.compare(entries[b].key);
+    return order < 0 || (order == 0 && a < b);
+  });
   const auto duplicate =
       std::adjacent_find(by_key.begin(), by_key.end(),
                          [&](uint32_t a, uint32_t b) { return entries[a].key == entries[b].key; });
@@ -269,7 +272,9 @@ std::unique_ptr<Metadata::Impl> parse_metadata(ByteReader& reader, uint64_t n_kv
   auto impl = std::make_unique<Metadata::Impl>();
   impl->entries.reserve(static_cast<size_t>(n_kv));
   for (uint64_t i = 0; i < n_kv; ++i) {
-    EntryParser(reader, impl->entries.emplace_back()).parse();
+    const std::string number = std::to_string(i);
+    EntryParser(reader, impl->entries.emplace_back()).parse(number);
+    reader.set_subject("metadata", {});
   }
   reader.set_subject("metadata", {});
   impl->by_key = sort_by_key(reader, impl->entries);

@@ -142,8 +142,10 @@ void place_tensors(std::vector<TensorInfo>& tensors, uint64_t alignment, uint64_
 std::vector<uint32_t> sort_by_name(const std::vector<TensorInfo>& tensors) {
   std::vector<uint32_t> by_name(tensors.size());
   std::iota(by_name.begin(), by_name.end(), 0u);
-  std::stable_sort(by_name.begin(), by_name.end(),
-                   [&](uint32_t a, uint32_t b) { return tensors[a].name < tensors[b].name; });
+  std::sort(by_name.begin(), by_name.end(), [&](uint32_t a, uint32_t b) {
+    const int order = tensors[a].name.compare(tensors[b].name);
+    return order < 0 || (order == 0 && a < b);
+  });
   const auto duplicate = std::adjacent_find(
       by_name.begin(), by_name.end(),
       [&](uint32_t a, uint32_t b) { return tensors[a].name == tensors[b].name; });
