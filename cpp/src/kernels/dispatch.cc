@@ -1,0 +1,84 @@
+#include <cpuid.h>
+
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include "base/utf8.h"
+#include "kernels/kernels.h"
+#include "smallmind/error.h"
+
+namespace smallmind {
+
+extern const Kernels kKernelsGeneric;
+extern const Kernels kKernelsAvx2;
+extern const Kernels kKernelsAvx512;
+
+namespace {
+
+// What the processor has and the operating system saves.
+struct CpuFeatures {
+  bool avx2 = false;    // AVX2, FMA, F16C
+  bool avx512 = false;  // those and AVX-512 F, BW, DQ, VL, VNNI
+};
+
+CpuFeatures detect() {
+  CpuFeatures found;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  const bool has_osxsave = c >> 27 & 1, has_fma = c >> 12 & 1, has_f16c = c >> 29 & 1;
+  if (!has_osxsave) return found;
+  unsigned state_low, state_high;
+  __asm__ volatile("xgetbv" : "=a"(state_low), "=d"(state_high) : "c"(0));
+  const bool saves_ymm = (state_low & 0x6) == 0x6, saves_zmm = (state_low & 0xe6) == 0xe6;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  found.avx2 = saves_ymm && has_fma && has_f16c && (b >> 5 & 1);
+  const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1,
+             vnni = c >> 11 & 1;
+  found.avx512 = found.avx2 && saves_zmm && f && dq && bw && vl && vnni;
+  return found;
+}
+
+// THE LIST, best first. A new instruction set is one simd header, one 10-line source and one row
+// here.
+struct Choice {
+  const Kernels* table;
+  bool available;
+};
+
+std::string known_names() { return "generic, avx2 or avx512"; }
+
+template <class Fn>
+const Kernels* find(const Fn& matches) {
+  const CpuFeatures cpu = detect();
+  const Choice choices[] = {
+      {&kKernelsAvx512, cpu.avx512}, {&kKernelsAvx2, cpu.avx2}, {&kKernelsGeneric, true}};
+  for (const Choice& choice : choices)
+    if (choice.available && matches(*choice.table)) return choice.table;
+  return nullptr;
+}
+
+const Kernels& choose() {
+  const char* forced = std::getenv("SMALLMIND_ISA");
+  if (forced == nullptr || *forced == '\0') return *find([](const Kernels&) { return true; });
+  const Kernels* table = kernels_by_name(forced);
+  if (table == nullptr) {
+    throw Error(ErrorKind::kInvalidArgument,
+                "SMALLMIND_ISA: '" + escape(forced) +
+                    "' is not an instruction set that this machine has; wants " + known_names());
+  }
+  return *table;
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+const Kernels* kernels_by_name(const char* name) {
+  return find([&](const Kernels& table) { return std::string_view(table.name) == name; });
+}
+
+}  // namespace smallmind

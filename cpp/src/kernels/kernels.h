@@ -1,0 +1,107 @@
+// The only door to the kernels: plain structs and one table of functions, chosen once for the
+// machine.
+//
+// Every function is pure over its arguments and thread-safe. The instruction sets give the same
+// bits (numerics.md: fixed accumulators, exact integer dots, no contraction), and a token's result
+// does not depend on the other tokens of the call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gguf/layout.h"
+
+namespace smallmind {
+
+// Weights in panels of 16 rows (quant/panel.h).
+struct PackedMatrix {
+  gguf::TensorType type = gguf::TensorType::kF32;
+  size_t n_rows = 0;     // outputs
+  size_t n_columns = 0;  // inputs
+  size_t panel_bytes = 0;
+  const std::byte* panels = nullptr;  // 64-byte aligned
+
+  size_t n_panels() const { return (n_rows + 15) / 16; }
+};
+
+// The inputs of a product for some tokens: as floats, and quantised in blocks of 32.
+struct Activations {
+  float* values = nullptr;       // [n_tokens][n_columns]; read by float formats
+  int8_t* codes = nullptr;       // [n_tokens][n_columns]
+  float* scales = nullptr;       // d, [n_tokens][n_columns / 32]
+  float* scaled_sums = nullptr;  // fl(d * sum of the block's codes), likewise
+  int32_t* half_sums =
+      nullptr;  // sums of the codes of columns 0-15 and 16-31, [n_tokens][n_columns / 32][2]
+  int32_t* sums = nullptr;  // their sum, [n_tokens][n_columns / 32]
+  size_t n_columns = 0;
+};
+
+enum class Rope : uint8_t {
+  kAdjacent,
+  kHalves
+};  // which two elements of a head turn together: (2i, 2i + 1), or (i, i + n / 2)
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
+inline constexpr size_t kMaxTileQueries = 4;
+inline constexpr size_t kPieceKeys = 64;  // attention folds pieces of 64 keys from left to right
+inline constexpr size_t kPageKeys = 32;
+inline constexpr size_t kMaxHeadDim = 512;
+
+// Attention of up to kMaxTileQueries queries that read the same keys and values. Query i sees keys
+// [begin[i], end[i]), begin < end.
+struct AttentionTile {
+  size_t n_queries = 0;
+  const float* queries[kMaxTileQueries] = {};  // [head_dim] each, values exact in bfloat16
+  int64_t begin[kMaxTileQueries] = {};
+  int64_t end[kMaxTileQueries] = {};
+  float* out[kMaxTileQueries] = {};  // [head_dim] each
+  const std::byte* const* pages = nullptr;
+  size_t k_offset =
+      0;  // of this layer's and head's keys in a page: [head_dim / 2][32 keys][2] bfloat16
+  size_t v_offset = 0;  // and values: [16][head_dim][2 keys] bfloat16
+  size_t head_dim = 0;
+  float scale = 1;    // of the dot products
+  float softcap = 0;  // 0: none, else cap * tanh(score / cap)
+};
+
+struct Kernels {
+  const char* name;
+
+  // Quantises tokens [first, first + n) of a.values: d = amax / 127, code = rne(x * (127 / amax));
+  // d = 0 below 2^-100, NaN if an input is not finite.
+  void (*quantize)(const Activations& a, size_t first, size_t n);
+  // The same for blocks [first_block, first_block + n_blocks) of one token.
+  void (*quantize_blocks)(const Activations& a, size_t token, size_t first_block, size_t n_blocks);
+  // out[token][row] for tokens [0, n_tokens) and the rows of panels [first_panel, first_panel +
+  // n_panels); rows stand at their own index, out_stride floats between tokens.
+  void (*matmul)(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
+                 size_t n_tokens, float* out, size_t out_stride);
+  // out = x / sqrt(mean(x^2) + eps) * weight; out may be x.
+  void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* out);
+  // gate = act(gate) * up
+  void (*gated)(Activation activation, float* gate, const float* up, size_t n);
+  // x += y
+  void (*add)(float* x, const float* y, size_t n);
+  // x *= factor
+  void (*scale)(float* x, float factor, size_t n);
+  // x = cap * tanh(x / cap)
+  void (*softcap)(float* x, float cap, size_t n);
+  // Turns the first n_rot elements of a head by the position's angles: cos and sin are [n_rot / 2].
+  void (*rope)(Rope kind, float* head, size_t n_rot, const float* cos, const float* sin);
+  // Rounds to bfloat16 (nearest, ties to even; below 2^-56 becomes 0) and keeps floats.
+  void (*round_bf16)(float* x, size_t n);
+  // Writes one key and one value, rounded to bfloat16, into slot (0 ... 31) of a page's regions; at
+  // an even slot with clear_next the odd neighbour becomes 0.
+  void (*store_kv)(const float* k, const float* v, size_t head_dim, size_t slot, bool clear_next,
+                   std::byte* k_region, std::byte* v_region);
+  void (*attention)(const AttentionTile& tile);
+};
+
+// The table in use: the best that the machine has, or the one that SMALLMIND_ISA names. Throws
+// Error(kInvalidArgument) when the name is unknown or the machine lacks it. Chosen at the first
+// call.
+const Kernels& kernels();
+// One instruction set by name, null where the machine lacks it or the name is unknown: for tests.
+const Kernels* kernels_by_name(const char* name);
+
+}  // namespace smallmind

@@ -1,0 +1,190 @@
+// AVX2 with FMA and F16C: 8 rows a strip, two 256-bit registers a logical vector. Included by
+// kernels_avx2.cc only.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace smallmind::simd {
+
+struct Avx2 {
+  static constexpr size_t kRows = 8;
+  static constexpr size_t kMaxTile = 4;
+  static constexpr size_t kAttentionQueries = 1;
+  static constexpr bool kUnsignedDot =
+      false;  // |code| as unsigned byte, the code's sign moved to the input
+
+  using Bytes = __m256i;
+  using Row = __m256;
+  // 16-bit partial sums of a few groups, and their 32-bit total.
+  struct Dot {
+    __m256i total;
+    __m256i partial;
+  };
+  struct Vec {
+    __m256 low, high;
+  };
+  struct Ints {
+    __m256i low, high;
+  };
+
+  static Bytes load_bytes(const std::byte* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static Bytes low_nibbles(Bytes x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+  static Bytes high_nibbles(Bytes x) {
+    return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
+  }
+  static Bytes or_bytes(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
+  static Bytes flip_sign_bits(Bytes x) { return x; }
+  template <int kFrom, int kTo, int kMask>
+  static Bytes move_bits(Bytes x) {
+    const Bytes mask = _mm256_set1_epi8(static_cast<char>(kMask));
+    if constexpr (kFrom > kTo)
+      return _mm256_and_si256(_mm256_srli_epi16(x, kFrom - kTo), mask);
+    else
+      return _mm256_and_si256(_mm256_slli_epi16(x, kTo - kFrom), mask);
+  }
+
+  static Dot dot_start() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  template <int kShift>
+  static Dot dot_start_offset(const int32_t* sum) {
+    return {_mm256_sub_epi32(_mm256_setzero_si256(),
+                             _mm256_slli_epi32(_mm256_set1_epi32(*sum), kShift)),
+            _mm256_setzero_si256()};
+  }
+  // Groups whose 16-bit pair sums fit together: 15 * 127 * 2 * 8, 31 * 127 * 2 * 4, 63 * 127 * 2 *
+  // 2 and 128 * 127 * 2 are below 32,768.
+  static constexpr int groups_per_partial(int bits) {
+    return bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+  }
+  template <int kBits, bool kSigned, int kStep>
+  static void dot_add(Dot& dot, Bytes codes, const int8_t* inputs) {
+    int32_t four;
+    __builtin_memcpy(&four, inputs, 4);
+    __m256i a = _mm256_set1_epi32(four);
+    if constexpr (kSigned) {
+      a = _mm256_sign_epi8(a, codes);
+      codes = _mm256_abs_epi8(codes);
+    }
+    constexpr int kGroups = groups_per_partial(kBits);
+    const __m256i pairs = _mm256_maddubs_epi16(codes, a);
+    dot.partial = kStep % kGroups == 0 ? pairs : _mm256_add_epi16(dot.partial, pairs);
+    if constexpr (kStep % kGroups == kGroups - 1 || kStep == 7)
+      dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
+  }
+  static Row dot_to_row(const Dot& dot) { return _mm256_cvtepi32_ps(dot.total); }
+
+  static Row load_half(const std::byte* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Row load_bf16(const std::byte* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+  }
+  static Row load_row(const std::byte* p) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
+  }
+  static Row load_u8(const std::byte* p) {
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  static Row load_i8(const std::byte* p) {
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  static Row row_set1(float x) { return _mm256_set1_ps(x); }
+  static void store_row(float* p, Row x) { _mm256_storeu_ps(p, x); }
+  static Row mul(Row a, Row b) { return _mm256_mul_ps(a, b); }
+  static Row add(Row a, Row b) { return _mm256_add_ps(a, b); }
+  static Row fma(Row a, Row b, Row c) { return _mm256_fmadd_ps(a, b, c); }
+  static Row negate(Row a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
+
+  static Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static void store(float* p, Vec x) {
+    _mm256_storeu_ps(p, x.low);
+    _mm256_storeu_ps(p + 8, x.high);
+  }
+  static Vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static Vec add(Vec a, Vec b) {
+    return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+  }
+  static Vec sub(Vec a, Vec b) {
+    return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+  }
+  static Vec mul(Vec a, Vec b) {
+    return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+  }
+  static Vec div(Vec a, Vec b) {
+    return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+  }
+  static Vec fma(Vec a, Vec b, Vec c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  static Vec max(Vec a, Vec b) {
+    return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+  }
+  static Vec min(Vec a, Vec b) {
+    return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+  }
+  static Vec abs(Vec a) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
+  }
+  static Vec negate(Vec a) { return {negate(a.low), negate(a.high)}; }
+  static Vec select_less(Vec a, Vec b, Vec x, Vec y) {
+    return {_mm256_blendv_ps(y.low, x.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),
+            _mm256_blendv_ps(y.high, x.high, _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))};
+  }
+  static Vec first_lanes(size_t n, Vec x, Vec y) {
+    const __m256i count = _mm256_set1_epi32(static_cast<int32_t>(n));
+    const __m256i low = _mm256_cmpgt_epi32(count, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i high = _mm256_cmpgt_epi32(count, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15));
+    return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(low)),
+            _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(high))};
+  }
+
+  static Ints as_ints(Vec x) { return {_mm256_castps_si256(x.low), _mm256_castps_si256(x.high)}; }
+  static Vec as_floats(Ints x) { return {_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)}; }
+  static Ints ints_set1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+  static Ints add_ints(Ints a, Ints b) {
+    return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+  }
+  static Ints and_ints(Ints a, Ints b) {
+    return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
+  }
+  template <int kShift>
+  static Ints shift_left(Ints x) {
+    return {_mm256_slli_epi32(x.low, kShift), _mm256_slli_epi32(x.high, kShift)};
+  }
+  template <int kShift>
+  static Ints shift_right(Ints x) {
+    return {_mm256_srli_epi32(x.low, kShift), _mm256_srli_epi32(x.high, kShift)};
+  }
+  static Ints to_ints(Vec x) { return {_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high)}; }
+  static void store_as_int8(int8_t* p, Ints x) {
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.low, x.high), 0xd8);
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(p),
+        _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  }
+  static int32_t sum_ints(Ints x) {
+    const __m256i eight = _mm256_add_epi32(x.low, x.high);
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+    return _mm_cvtsi128_si32(four);
+  }
+
+  static Vec load_even_bf16(const std::byte* p) { return as_floats(shift_left<16>(load_ints(p))); }
+  static Vec load_odd_bf16(const std::byte* p) {
+    return as_floats(and_ints(load_ints(p), ints_set1(static_cast<int32_t>(0xffff0000u))));
+  }
+
+ private:
+  static Ints load_ints(const std::byte* p) { return {load_bytes(p), load_bytes(p + 32)}; }
+};
+
+}  // namespace smallmind::simd

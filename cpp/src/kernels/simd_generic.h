@@ -1,0 +1,167 @@
+// Portable: 64-byte vectors of the compiler's vector extension, which it maps to what the baseline
+// has. Included by kernels_generic.cc only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace smallmind::simd {
+
+struct Generic {
+  static constexpr size_t kRows = 16;
+  static constexpr size_t kMaxTile = 4;
+  static constexpr size_t kAttentionQueries = 1;
+  static constexpr bool kUnsignedDot = false;
+
+  typedef uint16_t Words __attribute__((vector_size(64)));
+  typedef int16_t SignedWords __attribute__((vector_size(64)));
+  typedef float Vec __attribute__((vector_size(64)));
+  typedef int32_t Ints __attribute__((vector_size(64)));
+  typedef uint32_t Unsigned __attribute__((vector_size(64)));
+  using Bytes = Words;
+  using Row = Vec;
+  using Dot = Ints;
+
+  template <class T>
+  static T load_any(const void* p) {
+    T value;
+    __builtin_memcpy(&value, p, sizeof value);
+    return value;
+  }
+  static Ints ints_set1(int32_t x) { return Ints{} + x; }
+
+  static Bytes load_bytes(const std::byte* p) { return load_any<Bytes>(p); }
+  static Bytes low_nibbles(const Bytes& x) { return x & uint16_t{0x0f0f}; }
+  static Bytes high_nibbles(const Bytes& x) { return (x >> 4) & uint16_t{0x0f0f}; }
+  static Bytes or_bytes(const Bytes& a, const Bytes& b) { return a | b; }
+  static Bytes flip_sign_bits(const Bytes& x) { return x; }
+  template <int kFrom, int kTo, int kMask>
+  static Bytes move_bits(const Bytes& x) {
+    constexpr uint16_t kBoth = kMask * 0x0101;
+    if constexpr (kFrom > kTo)
+      return (x >> (kFrom - kTo)) & kBoth;
+    else
+      return (x << (kTo - kFrom)) & kBoth;
+  }
+
+  static Dot dot_start() { return Dot{}; }
+  template <int kShift>
+  static Dot dot_start_offset(const int32_t* sum) {
+    return ints_set1(-(*sum * (1 << kShift)));
+  }
+  // Products of a code and an input fit 16 bits, and so does the sum of two: 2 * 128 * 127 <
+  // 32,768.
+  template <int kBits, bool kSigned, int kStep>
+  static void dot_add(Dot& dot, const Bytes& codes, const int8_t* inputs) {
+    const uint32_t even_pair = static_cast<uint16_t>(inputs[0]) |
+                               static_cast<uint32_t>(static_cast<uint16_t>(inputs[2])) << 16;
+    const uint32_t odd_pair = static_cast<uint16_t>(inputs[1]) |
+                              static_cast<uint32_t>(static_cast<uint16_t>(inputs[3])) << 16;
+    const SignedWords even_inputs = (SignedWords)(Unsigned{} + even_pair);
+    const SignedWords odd_inputs = (SignedWords)(Unsigned{} + odd_pair);
+    SignedWords even, odd;
+    if constexpr (kSigned) {
+      even = (SignedWords)(codes << 8) >> 8;
+      odd = (SignedWords)codes >> 8;
+    } else {
+      even = (SignedWords)(codes & uint16_t{0xff});
+      odd = (SignedWords)(codes >> 8);
+    }
+    const Ints sums = (Ints)(even * even_inputs + odd * odd_inputs);
+    dot += ((Ints)((Unsigned)sums << 16) >> 16) + (sums >> 16);
+  }
+  static Row dot_to_row(const Dot& dot) { return __builtin_convertvector(dot, Vec); }
+
+  static Row load_half(const std::byte* p) {
+    Row out;
+    for (int i = 0; i < 16; ++i) out[i] = half(load_any<uint16_t>(p + 2 * i));
+    return out;
+  }
+  static Row load_bf16(const std::byte* p) {
+    Unsigned out;
+    for (int i = 0; i < 16; ++i)
+      out[i] = static_cast<uint32_t>(load_any<uint16_t>(p + 2 * i)) << 16;
+    return (Row)out;
+  }
+  static Row load_row(const std::byte* p) { return load_any<Row>(p); }
+  static Row load_u8(const std::byte* p) {
+    Row out;
+    for (int i = 0; i < 16; ++i) out[i] = static_cast<float>(load_any<uint8_t>(p + i));
+    return out;
+  }
+  static Row load_i8(const std::byte* p) {
+    Row out;
+    for (int i = 0; i < 16; ++i) out[i] = static_cast<float>(load_any<int8_t>(p + i));
+    return out;
+  }
+  static Row row_set1(float x) { return set1(x); }
+  static void store_row(float* p, const Row& x) { store(p, x); }
+
+  static Vec load(const float* p) { return load_any<Vec>(p); }
+  static void store(float* p, const Vec& x) { __builtin_memcpy(p, &x, sizeof x); }
+  static Vec set1(float x) { return (Vec)ints_set1(__builtin_bit_cast(int32_t, x)); }
+  static Vec add(const Vec& a, const Vec& b) { return a + b; }
+  static Vec sub(const Vec& a, const Vec& b) { return a - b; }
+  static Vec mul(const Vec& a, const Vec& b) { return a * b; }
+  static Vec div(const Vec& a, const Vec& b) { return a / b; }
+  static Vec fma(const Vec& a, const Vec& b, const Vec& c) {
+    Vec out;
+    for (int i = 0; i < 16; ++i) out[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return out;
+  }
+  static Vec max(const Vec& a, const Vec& b) { return select(a > b, a, b); }
+  static Vec min(const Vec& a, const Vec& b) { return select(a < b, a, b); }
+  static Vec abs(const Vec& a) { return (Vec)((Ints)a & 0x7fffffff); }
+  static Vec negate(const Vec& a) { return (Vec)((Ints)a ^ INT32_MIN); }
+  static Vec select_less(const Vec& a, const Vec& b, const Vec& x, const Vec& y) {
+    return select(a < b, x, y);
+  }
+  static Vec first_lanes(size_t n, const Vec& x, const Vec& y) {
+    Vec out = y;
+    for (size_t i = 0; i < n; ++i) out[i] = x[i];
+    return out;
+  }
+
+  static Ints as_ints(const Vec& x) { return (Ints)x; }
+  static Vec as_floats(const Ints& x) { return (Vec)x; }
+  static Ints add_ints(const Ints& a, const Ints& b) { return (Ints)((Unsigned)a + (Unsigned)b); }
+  static Ints and_ints(const Ints& a, const Ints& b) { return a & b; }
+  template <int kShift>
+  static Ints shift_left(const Ints& x) {
+    return (Ints)((Unsigned)x << kShift);
+  }
+  template <int kShift>
+  static Ints shift_right(const Ints& x) {
+    return (Ints)((Unsigned)x >> kShift);
+  }
+  static Ints to_ints(const Vec& x) { return __builtin_convertvector(x, Ints); }
+  static void store_as_int8(int8_t* p, const Ints& x) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(x[i]);
+  }
+  static int32_t sum_ints(const Ints& x) {
+    int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) sum += x[i];
+    return sum;
+  }
+
+  static Vec load_even_bf16(const std::byte* p) { return (Vec)(load_any<Unsigned>(p) << 16); }
+  static Vec load_odd_bf16(const std::byte* p) {
+    return (Vec)(load_any<Unsigned>(p) & 0xffff0000u);
+  }
+
+ private:
+  static Vec select(const Ints& mask, const Vec& x, const Vec& y) {
+    return (Vec)(((Ints)x & mask) | ((Ints)y & ~mask));
+  }
+  static float half(uint16_t value) {
+    const uint32_t sign = static_cast<uint32_t>(value & 0x8000u) << 16;
+    const uint32_t magnitude = value & 0x7fffu;
+    uint32_t bits = (magnitude << 13) + 0x38000000u;
+    if (magnitude >= 0x7c00u) bits = 0x7f800000u | (magnitude & 0x3ffu) << 13;
+    if (magnitude < 0x0400u)
+      bits = __builtin_bit_cast(uint32_t, static_cast<float>(magnitude) * 0x1p-24f);
+    return __builtin_bit_cast(float, sign | bits);
+  }
+};
+
+}  // namespace smallmind::simd

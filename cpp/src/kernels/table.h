@@ -1,0 +1,17 @@
+// The kernels of one instruction set as a table.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/matmul.h"
+#include "kernels/rows.h"
+
+namespace smallmind::kernel {
+
+template <class S>
+constexpr Kernels make_table(const char* name) {
+  return {name,        quantize<S>, quantize_blocks<S>, matmul<S>, rms_norm<S>,       gated<S>,
+          add<S>,      scale<S>,    softcap<S>,         rope<S>,   round_bf16_row<S>, store_kv<S>,
+          attention<S>};
+}
+
+}  // namespace smallmind::kernel

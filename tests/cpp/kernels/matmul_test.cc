@@ -1,0 +1,197 @@
+// Matrix products of every format on every instruction set, against the formula of numerics.md
+// written out with plain scalars.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "activation_buffer.h"
+#include "base/half.h"
+#include "isa_list.h"
+#include "quant/formats.h"
+#include "quant/pack.h"
+
+namespace smallmind {
+namespace {
+
+using quant::Formats;
+
+constexpr size_t kRows = 37;  // two panels and a part
+constexpr size_t kColumns = 512;
+
+struct Weights {
+  gguf::TensorType type;
+  std::vector<std::byte> file;  // the rows as a file holds them
+  std::vector<std::byte> storage;
+  PackedMatrix matrix;
+};
+
+// Random or extreme bytes with sane binary16 scales, as file blocks.
+template <class F>
+std::vector<std::byte> make_file_rows(std::mt19937& rng, int fill) {
+  std::vector<std::byte> file(quant::row_bytes(F::kType, kColumns) * kRows);
+  for (auto& b : file) b = static_cast<std::byte>(fill < 0 ? rng() : static_cast<unsigned>(fill));
+  const size_t n_blocks = file.size() / sizeof(typename F::Block);
+  const uint16_t halves[] = {0x2c00, 0xac00, 0x1800,
+                             0x3555, 0x0001, 0x8003};  // both signs, subnormals too
+  for (size_t b = 0; b < n_blocks; ++b) {
+    typename F::Block block;
+    std::memcpy(&block, file.data() + b * sizeof block, sizeof block);
+    if constexpr (!F::kInteger) {
+      if constexpr (std::is_same_v<typename F::Block, float>)
+        block = static_cast<float>(static_cast<int>(rng() % 2000) - 1000) / 512.0f;
+      else
+        block = std::is_same_v<F, quant::BF16> ? static_cast<uint16_t>(0x3f00 + rng() % 256)
+                                               : halves[rng() % 6];
+    } else {
+      block.d = halves[rng() % 6];
+      if constexpr (requires { block.m; }) block.m = halves[rng() % 6];
+      if constexpr (requires { block.dmin; }) block.dmin = halves[rng() % 6];
+    }
+    std::memcpy(file.data() + b * sizeof block, &block, sizeof block);
+  }
+  return file;
+}
+
+template <class F>
+Weights make_weights(std::mt19937& rng, int fill) {
+  Weights w{F::kType, make_file_rows<F>(rng, fill), {}, {}};
+  const size_t panel_bytes = quant::panel_bytes(F::kType, kColumns), n_panels = (kRows + 15) / 16;
+  w.storage.resize(panel_bytes * n_panels + 64);
+  auto* base = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(w.storage.data()) + 63) &
+                                            ~uintptr_t{63});
+  const size_t row_bytes = quant::row_bytes(F::kType, kColumns);
+  for (size_t p = 0; p < n_panels; ++p)
+    quant::pack_panel(F::kType, w.file.data() + p * 16 * row_bytes,
+                      std::min<size_t>(16, kRows - p * 16), kColumns, base + p * panel_bytes);
+  w.matrix = {F::kType, kRows, kColumns, panel_bytes, base};
+  return w;
+}
+
+// The codes, scale and offset of one file block's sub-block, read off the format's definition by
+// way of its dequantised values: code i is recovered exactly from probing the block with its scale
+// set to 1.
+struct SubBlock {
+  std::vector<int> codes;  // after the zero point
+  float scale;
+  float offset;
+};
+
+std::vector<SubBlock> sub_blocks(const quant::Q4_0::Block& b) {
+  SubBlock s{std::vector<int>(32), half_to_float(b.d), 0};
+  for (int i = 0; i < 32; ++i) s.codes[i] = (i < 16 ? b.codes[i] & 15 : b.codes[i - 16] >> 4) - 8;
+  return {s};
+}
+std::vector<SubBlock> sub_blocks(const quant::Q4_1::Block& b) {
+  SubBlock s{std::vector<int>(32), half_to_float(b.d), half_to_float(b.m)};
+  for (int i = 0; i < 32; ++i) s.codes[i] = i < 16 ? b.codes[i] & 15 : b.codes[i - 16] >> 4;
+  return {s};
+}
+std::vector<SubBlock> sub_blocks(const quant::Q5_0::Block& b) {
+  SubBlock s{std::vector<int>(32), half_to_float(b.d), 0};
+  for (int i = 0; i < 32; ++i)
+    s.codes[i] =
+        ((i < 16 ? b.codes[i] & 15 : b.codes[i - 16] >> 4) | (b.high[i / 8] >> (i % 8) & 1) << 4) -
+        16;
+  return {s};
+}
+std::vector<SubBlock> sub_blocks(const quant::Q8_0::Block& b) {
+  SubBlock s{std::vector<int>(32), half_to_float(b.d), 0};
+  for (int i = 0; i < 32; ++i) s.codes[i] = b.codes[i];
+  return {s};
+}
+std::vector<SubBlock> sub_blocks(const quant::Q4_K::Block& b) {
+  std::vector<SubBlock> all;
+  for (size_t j = 0; j < 8; ++j) {
+    SubBlock s{std::vector<int>(32), half_to_float(b.d) * quant::Q4_K::scale_of(b, j),
+               -(half_to_float(b.dmin) * quant::Q4_K::min_of(b, j))};
+    for (size_t i = 0; i < 32; ++i) s.codes[i] = b.codes[j / 2 * 32 + i] >> (j % 2 * 4) & 15;
+    all.push_back(s);
+  }
+  return all;
+}
+std::vector<SubBlock> sub_blocks(const quant::Q6_K::Block& b) {
+  std::vector<SubBlock> all;
+  for (size_t j = 0; j < 16; ++j) {
+    SubBlock s{std::vector<int>(16), half_to_float(b.d) * static_cast<float>(b.scales[j]), 0};
+    for (size_t i = 0; i < 16; ++i) {
+      const size_t e = j * 16 + i, half = e / 128, quarter = e % 128 / 32, l = e % 32;
+      const int low = b.low[64 * half + 32 * (quarter % 2) + l] >> (quarter / 2 * 4) & 15;
+      s.codes[i] = (low | (b.high[32 * half + l] >> (2 * quarter) & 3) << 4) - 32;
+    }
+    all.push_back(s);
+  }
+  return all;
+}
+
+template <class F>
+float expected_dot(const Weights& w, size_t row, const Activations& a, size_t token) {
+  float acc = 0;
+  const std::byte* bytes = w.file.data() + row * quant::row_bytes(F::kType, kColumns);
+  if constexpr (!F::kInteger) {
+    std::vector<float> plain(kColumns);
+    quant::dequantize(F::kType, {bytes, quant::row_bytes(F::kType, kColumns)}, plain);
+    for (size_t c = 0; c < kColumns; ++c)
+      acc = std::fma(plain[c], a.values[token * kColumns + c], acc);
+  } else {
+    size_t column = 0;
+    for (size_t i = 0; i < kColumns / F::kFileBlock; ++i) {
+      typename F::Block block;
+      std::memcpy(&block, bytes + i * sizeof block, sizeof block);
+      for (const SubBlock& s : sub_blocks(block)) {
+        int64_t dot = 0;
+        for (size_t k = 0; k < s.codes.size(); ++k)
+          dot += int64_t{s.codes[k]} * a.codes[token * kColumns + column + k];
+        const size_t at = (token * kColumns + column) / 32;
+        acc = std::fma(static_cast<float>(dot), s.scale * a.scales[at], acc);
+        if constexpr (F::kHasMin) acc = std::fma(s.offset, a.scaled_sums[at], acc);
+        column += s.codes.size();
+      }
+    }
+  }
+  return acc;
+}
+
+template <class F>
+void check_format(int fill, bool extreme_inputs, size_t n_tokens) {
+  std::mt19937 rng(static_cast<unsigned>(fill + 100) * 31 + static_cast<unsigned>(n_tokens));
+  const Weights w = make_weights<F>(rng, fill);
+  ActivationBuffer buffer(n_tokens, kColumns);
+  const Activations a = buffer.view();
+  for (size_t i = 0; i < n_tokens * kColumns; ++i)
+    a.values[i] = extreme_inputs
+                      ? (rng() % 2 ? 3.0f : -3.0f)
+                      : static_cast<float>(static_cast<int>(rng() % 20001) - 10000) / 700.0f;
+  for (const Kernels* isa : available_kernels()) {
+    isa->quantize(a, 0, n_tokens);
+    std::vector<float> out(n_tokens * kRows, -1.0f);
+    isa->matmul(w.matrix, 0, w.matrix.n_panels(), a, n_tokens, out.data(), kRows);
+    for (size_t t = 0; t < n_tokens; ++t) {
+      for (size_t r = 0; r < kRows; ++r) {
+        const float want = expected_dot<F>(w, r, a, t);
+        ASSERT_EQ(std::bit_cast<uint32_t>(out[t * kRows + r]), std::bit_cast<uint32_t>(want))
+            << isa->name << " type " << static_cast<int>(F::kType) << " fill " << fill << " token "
+            << t << " of " << n_tokens << " row " << r << ": " << out[t * kRows + r] << " against "
+            << want;
+      }
+    }
+  }
+}
+
+TEST(MatmulTest, GivesTheFrozenFormulaBitForBitOnRandomCodes) {
+  for (const size_t n_tokens : {1, 2, 3, 5, 16, 31})
+    Formats::for_each([&]<class F>() { check_format<F>(-1, false, n_tokens); });
+}
+
+// All codes at their ends, Q8_0's -128 included (fill 0x80), with inputs of +-127.
+TEST(MatmulTest, GivesTheFrozenFormulaAtExtremeCodes) {
+  for (const int fill : {0x00, 0x80, 0x7f, 0xff, 0x0f, 0xf0})
+    Formats::for_each([&]<class F>() { check_format<F>(fill, true, 3); });
+}
+
+}  // namespace
+}  // namespace smallmind

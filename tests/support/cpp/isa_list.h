@@ -1,0 +1,17 @@
+// The instruction sets of this machine, for tests that compare them.
+#pragma once
+
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace smallmind {
+
+inline std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> found;
+  for (const char* name : {"generic", "avx2", "avx512"})
+    if (const Kernels* table = kernels_by_name(name)) found.push_back(table);
+  return found;
+}
+
+}  // namespace smallmind
