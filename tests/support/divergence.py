@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.floating[Any]]
+Array = npt.NDArray[Any]
 
 
 def kl_rows(reference: Array, other: Array) -> npt.NDArray[np.float64]:
-    """One divergence a row. Sums are taken in float64; NaN in either gives NaN, never a small value."""
+    """One divergence a row, summed in float64. NaN in either gives NaN, never a small value."""
     if reference.shape != other.shape:
         raise ValueError(f"shapes differ: {reference.shape} and {other.shape}")
     a = reference - reference.max(axis=1, keepdims=True)

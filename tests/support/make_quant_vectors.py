@@ -54,7 +54,7 @@ def random_finite_f16(rng: np.random.Generator, n: int) -> npt.NDArray[np.uint16
 
 
 def quantised_blocks(rng: np.random.Generator, name: str, block_bytes: int) -> U8:
-    """Random blocks; the first ones have all-zero, all-one or alternating codes and the scales above."""
+    """Random blocks; the first have equal codes throughout, the next the extreme scales."""
     n = N_BLOCKS[name]
     blocks = rng.integers(0, 256, (n, block_bytes), dtype=np.uint8)
     fills = (0x00, 0xFF, 0x80, 0x7F, 0xF0, 0x0F)

@@ -1,4 +1,4 @@
-"""Records llama.cpp's distance from fp32 on the parity texts, in tests/golden/parity/llama_cpp.json.
+"""Records llama.cpp's distance from fp32 on the parity texts in golden/parity/llama_cpp.json.
 
 Run once a version of llama.cpp, with llama-cpp-python installed (it is no dependency of the tests):
     python tests/support/measure_llama_cpp.py MODEL.gguf [MODEL.gguf ...]

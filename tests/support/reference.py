@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
-Array = npt.NDArray[np.floating[Any]]
+Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 
 # Gemma 3: five sliding layers, then one that sees everything; sliding layers rotate with this base.
@@ -141,7 +141,8 @@ def attend(q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_]) -> Arra
 class ReferenceModel:
     """One model's weights in `dtype`; float64 serves tiny models where the truth must be exact.
 
-    Constant after construction. Batch products take the BLAS's own threads.
+    Constant after construction. Batch products take the BLAS's own threads. product() and mix()
+    are the two places where an engine rounds on purpose: simulated.py overrides them.
     """
 
     def __init__(self, path: Path, dtype: type[np.floating[Any]] = np.float32) -> None:
@@ -153,14 +154,24 @@ class ReferenceModel:
             ).astype(dtype, copy=False)
             for t in reader.tensors
         }
-        self.embedding = self.weights["token_embd.weight"]
-        self.output = self.weights.get("output.weight", self.embedding)
-        self.n_vocab = len(self.output)
+        self.kinds = {t.name: t.tensor_type.name for t in reader.tensors}
+        tied = "output.weight" not in self.weights
+        self.output_name = "token_embd.weight" if tied else "output.weight"
+        self.n_vocab = len(self.weights[self.output_name])
+
+    def product(self, x: Array, name: str) -> Array:
+        """x times the transposed weight."""
+        out: Array = x @ self.weights[name].T
+        return out
+
+    def mix(self, q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_]) -> Array:
+        """Attention over rotated q and k."""
+        return attend(q, k, v, visible)
 
     def hidden(self, ids: npt.ArrayLike) -> Array:
         """The normalised last hidden state of every position, [n, n_embd]."""
         config = self.config
-        x = self.embedding[np.asarray(ids, np.int64)]
+        x = self.weights["token_embd.weight"][np.asarray(ids, np.int64)]
         if config.architecture == "gemma3":
             x = x * x.dtype.type(np.sqrt(config.n_embd))
         masks = {True: visible_keys(len(x), 0), False: visible_keys(len(x), config.window)}
@@ -170,7 +181,7 @@ class ReferenceModel:
 
     def logits(self, hidden: Array) -> Array:
         """Raw logits of some rows of hidden(): take them in slabs where the vocabulary is large."""
-        logits: Array = hidden @ self.output.T
+        logits = self.product(hidden, self.output_name)
         cap = logits.dtype.type(self.config.softcap)
         return np.tanh(logits / cap) * cap if cap else logits
 
@@ -181,8 +192,7 @@ class ReferenceModel:
         return rms_norm(x, self.weights[f"blk.{layer}.{name}.weight"], self.config.eps)
 
     def _linear(self, x: Array, layer: int, name: str) -> Array:
-        out: Array = x @ self.weights[f"blk.{layer}.{name}.weight"].T
-        return out
+        return self.product(x, f"blk.{layer}.{name}.weight")
 
     def _layer(self, x: Array, layer: int, visible: npt.NDArray[np.bool_]) -> Array:
         gemma = self.config.architecture == "gemma3"
@@ -207,4 +217,4 @@ class ReferenceModel:
         base = LOCAL_ROPE_BASE if local else config.rope_base
         q = rotate(q, base, config.rope_dims, interleaved=not gemma)
         k = rotate(k, base, config.rope_dims, interleaved=not gemma)
-        return self._linear(attend(q, k, v, visible), layer, "attn_output")
+        return self._linear(self.mix(q, k, v, visible), layer, "attn_output")

@@ -1,0 +1,160 @@
+"""The same bits whatever the instruction set, the number of threads and the company.
+
+Each run is a process of its own, because the instruction set is chosen once a process. Issue 3:
+16 threads each with its own session, greedy and seeded, equal to the same session alone, under
+SMALLMIND_ISA=generic, avx2 and avx512, with 1 and 2 threads. Hazard A-35; promise 2 of the design.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
+from tiny_models import EVERY_TYPE, GEMMA_MIX, SMOLLM_MIX, TYPES, TinySpec, write_tiny
+
+PROBE = Path(__file__).resolve().parent.parent / "support" / "identity_probe.py"
+# What the processor needs for each, read from the system and not from the library under test.
+NEEDS: Mapping[str, frozenset[str]] = {
+    "generic": frozenset(),
+    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "avx512": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
+}
+SAMPLING = {
+    "greedy": {"max_tokens": 12, "temperature": 0.0},
+    "seeded": {"max_tokens": 12, "temperature": 0.9, "seed": 20},
+}
+# Different from the first word on, and of different lengths, so that steps mix their positions.
+PROMPTS = [
+    f"{word} {'and the other one ' * (i % 5)}was"
+    for i, word in enumerate(
+        (
+            "Rain", "Yesterday", "A door", "Seven", "Nobody", "The red bird", "Under ice", "Why",
+            "Once", "Paper", "My uncle", "If", "Slowly", "Bread", "North", "Her name",
+        )
+    )
+]  # fmt: skip
+
+
+def processor_flags() -> frozenset[str]:
+    for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+HERE = [isa for isa, flags in NEEDS.items() if flags <= processor_flags()]
+if len(HERE) < len(NEEDS):
+    print(f"not run here: {', '.join(sorted(NEEDS.keys() - set(HERE)))} (the processor lacks it)")
+RUNS = [(isa, n_threads) for isa in HERE for n_threads in (1, 2)]
+
+
+def probe(model: Path, tmp_path: Path, isa: str, n_threads: int, **plan: Any) -> dict[str, Any]:
+    """What identity_probe.py saw; the forced instruction set must be the one that ran."""
+    whole = {"ids": [], "prompts": [], "at_once": False, "sampling": {}, **plan}
+    plan_path = tmp_path / f"plan_{isa}_{n_threads}.json"
+    plan_path.write_text(json.dumps({**whole, "n_threads": n_threads}), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(PROBE), str(model), str(plan_path)],
+        env={**os.environ, "SMALLMIND_ISA": isa},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert isa in found.pop("engine")
+    return found
+
+
+def all_equal(model: Path, tmp_path: Path, **plan: Any) -> dict[str, Any]:
+    first: dict[str, Any] = {}
+    for isa, n_threads in RUNS:
+        found = probe(model, tmp_path, isa, n_threads, **plan)
+        first = first or found
+        assert found == first, f"{isa} with {n_threads} threads differs from {RUNS[0]}"
+    return first
+
+
+def ids_for(n: int, n_vocab: int) -> list[int]:
+    return [(i * i * 7 + i * 13 + 5) % n_vocab for i in range(n)]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("kind", [*TYPES, "smollm-mix", "gemma-mix", "every-type"])
+def test_tiny_models_score_and_generate_the_same_on_every_isa(
+    architecture: str, kind: str, tmp_path: Path
+) -> None:
+    mixes = {"smollm-mix": SMOLLM_MIX, "gemma-mix": GEMMA_MIX, "every-type": EVERY_TYPE}
+    spec = TinySpec(
+        architecture=architecture,
+        type="F32" if kind in mixes else kind,
+        types=mixes.get(kind, {}),
+        tied=kind != "every-type",
+        softcap=5.0 if kind == "gemma-mix" else 0.0,
+        n_vocab=331,  # no multiple of a panel of 16 rows
+    )
+    model = write_tiny(tmp_path / "tiny.gguf", spec)
+    found = all_equal(
+        model, tmp_path, ids=ids_for(150, 256), prompts=PROMPTS[:2], sampling=SAMPLING
+    )
+    # A sampler that ignored the weights would be equal too.
+    outputs = [tuple(v[0]) for name in SAMPLING for v in found[name].values()]
+    assert len(set(outputs)) > 1
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_sixteen_tiny_sessions_at_once_equal_each_alone_on_every_isa(
+    architecture: str, tmp_path: Path
+) -> None:
+    types = SMOLLM_MIX if architecture == "llama" else GEMMA_MIX
+    model = write_tiny(tmp_path / "tiny.gguf", TinySpec(architecture=architecture, types=types))
+    alone = probe(model, tmp_path, HERE[-1], 1, prompts=PROMPTS, sampling=SAMPLING)
+    assert len({tuple(v[0]) for v in alone["greedy"].values()}) > 1
+    together = all_equal(model, tmp_path, prompts=PROMPTS, sampling=SAMPLING, at_once=True)
+    assert together == alone
+
+
+@pytest.mark.parametrize("model", ["smollm2", "gemma3"])
+def test_real_models_score_the_same_bytes_on_every_isa(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    path = Path(request.getfixturevalue(model))
+    all_equal(path, tmp_path, ids=ids_for(40, 40_000), slab=40)
+
+
+def test_sixteen_sessions_of_the_default_model_equal_each_alone_on_every_isa(
+    smollm2: str, tmp_path: Path
+) -> None:
+    short = {name: {**sampling, "max_tokens": 6} for name, sampling in SAMPLING.items()}
+    plan = {"prompts": [p.replace("and the other one ", "") for p in PROMPTS], "sampling": short}
+    path = Path(smollm2)
+    alone = probe(path, tmp_path, HERE[-1], 1, **plan)
+    assert all_equal(path, tmp_path, at_once=True, **plan) == alone
+
+
+def test_an_unknown_instruction_set_is_a_typed_error(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "tiny.gguf", TinySpec(n_layers=1))
+    code = (
+        "import sys, smallmind as sm\n"
+        "try:\n    sm.Engine(sys.argv[1])\n"
+        "except sm.InvalidArgumentError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)],
+        env={**os.environ, "SMALLMIND_ISA": "avx1024"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "avx1024" in done.stdout and "SMALLMIND_ISA" in done.stdout
