@@ -15,7 +15,6 @@ namespace smallmind {
 namespace gguf {
 class Metadata;
 }
-class Vocab;
 
 // Immutable after construction: any thread, any time, no locks.
 class Tokenizer {
@@ -40,7 +39,12 @@ class Tokenizer {
   virtual std::string decode(std::span<const int32_t> ids, bool skip_special) const = 0;
   // The raw bytes a token stands for in a text (a byte token: that byte; a control token: its
   // text). REQUIRES: id valid.
-  virtual std::string token_bytes(int32_t id) const = 0;
+  std::string token_bytes(int32_t id) const { return std::string(token_view(id)); }
+  // The same without a copy; lives as long as the tokenizer.
+  virtual std::string_view token_view(int32_t id) const = 0;
+  // True where encoding put the space before this token's text: a text that begins with the token
+  // is decoded without it. REQUIRES: id valid.
+  virtual bool leading_space_is_added(int32_t id) const = 0;
 
   virtual int32_t n_vocab() const = 0;
   virtual int32_t bos_id() const = 0;  // -1: none
