@@ -63,10 +63,8 @@ def test_relative_links_lead_to_files(path) -> None:  # type: ignore[no-untyped-
 def test_readme_commands_stand_as_they_are_run() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "g++ python3-dev python3-venv git" in readme
-    assert (
-        "\npython3 -m venv .venv && . .venv/bin/activate && pip install '.[demo]' && smallmind demo\n"
-        in readme
-    )
+    make = "python3 -m venv .venv && . .venv/bin/activate"
+    assert f"\n{make} && pip install '.[demo]' && smallmind demo\n" in readme
     assert "\ntests/run\n" in readme
 
 
