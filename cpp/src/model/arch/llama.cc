@@ -1,0 +1,45 @@
+// Llama and its likes (Llama 1-3, SmolLM, ...): RMS norm before each half of a layer, grouped-query
+// attention with rotation of adjacent pairs, SwiGLU. Touvron et al., "LLaMA: Open and Efficient
+// Foundation Language Models", 2023.
+#include "model/architectures.h"
+
+namespace smallmind {
+
+extern const Architecture kLlama;
+
+namespace {
+
+Config read_config(const gguf::Header& header) {
+  const ConfigReader reader(header, "llama");
+  Config c = read_common_config(reader, header, "llama");
+  reader.refuse_count("attention.sliding_window", 0);
+  return c;
+}
+
+void bind_weights(const Config& c, WeightBinder& binder, Weights& w) {
+  bind_decoder(c, binder, w);
+  if (binder.has("rope_freqs.weight"))
+    binder.vector("rope_freqs.weight", c.n_rot / 2, w.rope_factors);
+}
+
+void forward(const Step& step) {
+  const auto& layers = step.weights.layers;
+  embed(step);
+  norm(step, layers[0].attention_norm);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const LayerWeights& layer = layers[i];
+    project_qkv(step, layer);
+    rotate_and_store(step, layer, i);
+    attention(step, i);
+    project_out(step, layer);
+    add_and_norm(step, kNoNorm, layer.ffn_norm);
+    feed_forward(step, layer);
+    add_and_norm(step, kNoNorm, norm_after(step, i));
+  }
+}
+
+}  // namespace
+
+const Architecture kLlama = {"llama", read_config, bind_weights, forward};
+
+}  // namespace smallmind

@@ -1,0 +1,314 @@
+#include "model/blocks.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/math.h"
+#include "quant/pack.h"
+
+namespace smallmind {
+namespace {
+
+// Up to this many tokens, work on single rows is done by the calling thread: waking helpers costs
+// more.
+constexpr size_t kInlineTokens = 4;
+
+// fn(token) for every token of the step.
+template <class Fn>
+void for_each_token(const Step& step, const Fn& fn) {
+  const size_t n = step.n_tokens();
+  if (n <= kInlineTokens) {
+    for (size_t t = 0; t < n; ++t) fn(t);
+    return;
+  }
+  step.gang.for_each((n + kInlineTokens - 1) / kInlineTokens, [&](size_t item, int) {
+    for (size_t t = item * kInlineTokens; t < std::min(n, (item + 1) * kInlineTokens); ++t) fn(t);
+  });
+}
+
+bool needs_codes(const PackedMatrix& m) {
+  return m.type != gguf::TensorType::kF32 && m.type != gguf::TensorType::kF16 &&
+         m.type != gguf::TensorType::kBF16;
+}
+
+// Panels that one item takes: even, so that an item's rows are whole blocks of 32, and about four
+// items a thread.
+size_t item_panels(size_t n_panels, int n_threads) {
+  const size_t share = n_panels / (static_cast<size_t>(n_threads) * 4);
+  return std::clamp<size_t>(share & ~size_t{1}, 2, 64);
+}
+
+// One product of a region: weights, where it goes, and how far apart its tokens stand there.
+struct Product {
+  const PackedMatrix* weights;
+  float* out;
+};
+
+// Runs products over the same inputs as one region.
+void run_products(const Step& step, const Activations& inputs,
+                  std::initializer_list<Product> products) {
+  size_t n_panels = 0;
+  for (const Product& p : products) n_panels += p.weights->n_panels();
+  const size_t each = item_panels(n_panels, step.gang.n_threads());
+  size_t n_items = 0;
+  for (const Product& p : products) n_items += (p.weights->n_panels() + each - 1) / each;
+  step.gang.for_each(n_items, [&](size_t item, int) {
+    for (const Product& p : products) {
+      const size_t items = (p.weights->n_panels() + each - 1) / each;
+      if (item >= items) {
+        item -= items;
+        continue;
+      }
+      const size_t first = item * each;
+      kernels().matmul(*p.weights, first, std::min(each, p.weights->n_panels() - first), inputs,
+                       step.n_tokens(), p.out, p.weights->n_rows);
+      return;
+    }
+  });
+}
+
+void fill_rope(RopeTable& table, size_t token, int64_t position) {
+  const size_t n = table.frequencies.size();
+  for (size_t i = 0; i < n; ++i) {
+    const SinCos angle = sin_cos_portable(static_cast<double>(position) * table.frequencies[i]);
+    table.cos[token * n + i] = static_cast<float>(angle.cos);
+    table.sin[token * n + i] = static_cast<float>(angle.sin);
+  }
+}
+
+// frequencies[i] = scale * base^(-2 i / n_rot) / factor[i]
+RopeTable make_rope(size_t n_rot, float base, float scale, const std::vector<float>& factors) {
+  RopeTable table;
+  const double log_base = log_portable(base);
+  for (size_t i = 0; i < n_rot / 2; ++i) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(n_rot);
+    const double factor = factors.empty() ? 1.0 : static_cast<double>(factors[i]);
+    table.frequencies.push_back(exp_portable(exponent * log_base) * static_cast<double>(scale) /
+                                factor);
+  }
+  table.cos = AlignedBuffer<float>(kMaxBatchTokens * n_rot / 2);
+  table.sin = AlignedBuffer<float>(kMaxBatchTokens * n_rot / 2);
+  return table;
+}
+
+void norm_row(const Step& step, const std::vector<float>& weight, size_t t) {
+  const size_t n = step.config.n_embd;
+  kernels().rms_norm(step.ws.hidden.data() + t * n, weight.data(), n, step.config.norm_eps,
+                     step.ws.normed.row(t));
+  if (n % 32 == 0) kernels().quantize(step.ws.normed.view(), t, 1);
+}
+
+}  // namespace
+
+ActivationRows::ActivationRows(size_t n_tokens, size_t n_columns)
+    : values_(n_tokens * n_columns),
+      codes_(n_tokens * n_columns),
+      scales_(n_tokens * (n_columns / 32 + 1)),
+      scaled_sums_(n_tokens * (n_columns / 32 + 1)),
+      half_sums_(n_tokens * 2 * (n_columns / 32 + 1)),
+      sums_(n_tokens * (n_columns / 32 + 1)),
+      view_{values_.data(),    codes_.data(), scales_.data(), scaled_sums_.data(),
+            half_sums_.data(), sums_.data(),  n_columns} {}
+
+DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w)
+    : hidden(kMaxBatchTokens * c.n_embd),
+      normed(kMaxBatchTokens, c.n_embd),
+      q(kMaxBatchTokens * c.n_queries()),
+      k(kMaxBatchTokens * c.n_keys()),
+      v(kMaxBatchTokens * c.n_keys()),
+      attended(kMaxBatchTokens, c.n_queries()),
+      projected(kMaxBatchTokens * c.n_embd),
+      gate(kMaxBatchTokens, c.n_ff),
+      up(kMaxBatchTokens * c.n_ff),
+      rope(make_rope(c.n_rot, c.rope_base, c.rope_scale, w.rope_factors)) {
+  tokens.reserve(kMaxBatchTokens);
+  if (c.rope_base_window > 0) rope_window = make_rope(c.n_rot, c.rope_base_window, 1.0f, {});
+}
+
+const std::vector<float>& norm_after(const Step& step, size_t i_layer) {
+  const auto& layers = step.weights.layers;
+  return i_layer + 1 < layers.size() ? layers[i_layer + 1].attention_norm : kNoNorm;
+}
+
+void begin_step(std::span<const SequenceSlice> slices, const Step& step) {
+  DecoderWorkspace& ws = step.ws;
+  ws.tokens.clear();
+  for (const SequenceSlice& slice : slices)
+    for (size_t i = 0; i < slice.ids.size(); ++i)
+      ws.tokens.push_back({slice.ids[i], slice.first_position + static_cast<int64_t>(i),
+                           slice.pages.data(), i + 1 == slice.ids.size()});
+  for_each_token(step, [&](size_t t) {
+    fill_rope(ws.rope, t, ws.tokens[t].position);
+    fill_rope(ws.rope_window, t, ws.tokens[t].position);
+  });
+}
+
+void embed(const Step& step) {
+  const PackedMatrix& m = step.weights.embedding;
+  for_each_token(step, [&](size_t t) {
+    const auto id = static_cast<size_t>(step.ws.tokens[t].id);
+    float* row = step.ws.hidden.data() + t * m.n_columns;
+    quant::dequantize_row(m.type, m.panels + id / 16 * m.panel_bytes, id % 16, m.n_columns, row);
+    if (step.config.embedding_scale != 1.0f)
+      kernels().scale(row, step.config.embedding_scale, m.n_columns);
+  });
+}
+
+void norm(const Step& step, const std::vector<float>& weight) {
+  for_each_token(step, [&](size_t t) { norm_row(step, weight, t); });
+}
+
+void add_and_norm(const Step& step, const std::vector<float>& post_norm,
+                  const std::vector<float>& next_norm) {
+  const size_t n = step.config.n_embd;
+  for_each_token(step, [&](size_t t) {
+    float* projected = step.ws.projected.data() + t * n;
+    if (!post_norm.empty())
+      kernels().rms_norm(projected, post_norm.data(), n, step.config.norm_eps, projected);
+    kernels().add(step.ws.hidden.data() + t * n, projected, n);
+    if (!next_norm.empty()) norm_row(step, next_norm, t);
+  });
+}
+
+void project_qkv(const Step& step, const LayerWeights& layer) {
+  DecoderWorkspace& ws = step.ws;
+  run_products(step, ws.normed.view(),
+               {{&layer.q, ws.q.data()}, {&layer.k, ws.k.data()}, {&layer.v, ws.v.data()}});
+}
+
+size_t kv_region_bytes(const Config& c) { return kPageTokens * c.head_dim * 2; }
+
+size_t kv_offset(const Config& c, size_t layer, size_t kv_head) {
+  return (layer * c.n_kv_heads + kv_head) * 2 * kv_region_bytes(c);
+}
+
+void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_layer) {
+  const Config& c = step.config;
+  const bool windowed = c.windowed[i_layer];
+  const RopeTable& rope = windowed && c.rope_base_window > 0 ? step.ws.rope_window : step.ws.rope;
+  const size_t half = c.n_rot / 2, d = c.head_dim, region = kv_region_bytes(c);
+  const Kernels& kernel = kernels();
+  for_each_token(step, [&](size_t t) {
+    const StepToken& token = step.ws.tokens[t];
+    const float* cos = rope.cos.data() + t * half;
+    const float* sin = rope.sin.data() + t * half;
+    float* q = step.ws.q.data() + t * c.n_queries();
+    float* k = step.ws.k.data() + t * c.n_keys();
+    const float* v = step.ws.v.data() + t * c.n_keys();
+    for (size_t h = 0; h < c.n_heads; ++h) {
+      if (!layer.query_norm.empty())
+        kernel.rms_norm(q + h * d, layer.query_norm.data(), d, c.norm_eps, q + h * d);
+      kernel.rope(c.rope, q + h * d, c.n_rot, cos, sin);
+    }
+    kernel.round_bf16(q, c.n_queries());
+    const auto slot = static_cast<size_t>(token.position % kPageTokens);
+    std::byte* page = token.pages[token.position / kPageTokens];
+    for (size_t h = 0; h < c.n_kv_heads; ++h) {
+      if (!layer.key_norm.empty())
+        kernel.rms_norm(k + h * d, layer.key_norm.data(), d, c.norm_eps, k + h * d);
+      kernel.rope(c.rope, k + h * d, c.n_rot, cos, sin);
+      std::byte* keys = page + kv_offset(c, i_layer, h);
+      kernel.store_kv(k + h * d, v + h * d, d, slot, token.last_of_slice, keys, keys + region);
+    }
+  });
+}
+
+namespace {
+
+// Tokens [first, first + n) of one sequence, n small, and one kv head.
+void attend_tokens(const Step& step, size_t i_layer, size_t kv_head, size_t first, size_t n) {
+  const Config& c = step.config;
+  const size_t group = c.n_heads / c.n_kv_heads, d = c.head_dim;
+  AttentionTile tile;
+  tile.pages = step.ws.tokens[first].pages;
+  tile.k_offset = kv_offset(c, i_layer, kv_head);
+  tile.v_offset = tile.k_offset + kv_region_bytes(c);
+  tile.head_dim = d;
+  tile.scale = c.attention_scale;
+  tile.softcap = c.attention_softcap;
+  for (size_t i = 0; i < n * group; ++i) {
+    const size_t t = first + i / group, head = kv_head * group + i % group;
+    const int64_t end = step.ws.tokens[t].position + 1;
+    const auto window = static_cast<int64_t>(c.windowed[i_layer] ? c.window : 0);
+    tile.queries[tile.n_queries] = step.ws.q.data() + t * c.n_queries() + head * d;
+    tile.out[tile.n_queries] = step.ws.attended.row(t) + head * d;
+    tile.begin[tile.n_queries] = window > 0 && end > window ? end - window : 0;
+    tile.end[tile.n_queries] = end;
+    if (++tile.n_queries == kMaxTileQueries || i + 1 == n * group) {
+      kernels().attention(tile);
+      tile.n_queries = 0;
+    }
+  }
+}
+
+// Whether token t goes on the sequence of token t - 1.
+bool continues(const Step& step, size_t t) { return t > 0 && !step.ws.tokens[t - 1].last_of_slice; }
+
+}  // namespace
+
+void attention(const Step& step, size_t i_layer) {
+  const Config& c = step.config;
+  constexpr size_t kTokensAnItem = 4;
+  const size_t n_groups = (step.n_tokens() + kTokensAnItem - 1) / kTokensAnItem;
+  step.gang.for_each(n_groups * c.n_kv_heads, [&](size_t item, int) {
+    // Late tokens see the most keys: they go first, so that the last items are short.
+    const size_t group = n_groups - 1 - item / c.n_kv_heads, kv_head = item % c.n_kv_heads;
+    const size_t end = std::min(step.n_tokens(), (group + 1) * kTokensAnItem);
+    for (size_t first = group * kTokensAnItem; first < end;) {
+      size_t last = first + 1;
+      while (last < end && continues(step, last)) ++last;
+      attend_tokens(step, i_layer, kv_head, first, last - first);
+      first = last;
+    }
+  });
+  if (c.n_queries() % 32 == 0)
+    for_each_token(step, [&](size_t t) { kernels().quantize(step.ws.attended.view(), t, 1); });
+}
+
+void project_out(const Step& step, const LayerWeights& layer) {
+  run_products(step, step.ws.attended.view(), {{&layer.o, step.ws.projected.data()}});
+}
+
+void feed_forward(const Step& step, const LayerWeights& layer) {
+  const Config& c = step.config;
+  DecoderWorkspace& ws = step.ws;
+  const size_t n_panels = layer.gate.n_panels(), n_tokens = step.n_tokens();
+  const size_t each = item_panels(n_panels, step.gang.n_threads());
+  const Activations& gate = ws.gate.view();
+  const bool quantised = needs_codes(layer.down);
+  step.gang.for_each((n_panels + each - 1) / each, [&](size_t item, int) {
+    const size_t first = item * each, n = std::min(each, n_panels - first);
+    const size_t row = first * 16, n_rows = std::min(n * 16, c.n_ff - row);
+    kernels().matmul(layer.gate, first, n, ws.normed.view(), n_tokens, gate.values, c.n_ff);
+    kernels().matmul(layer.up, first, n, ws.normed.view(), n_tokens, ws.up.data(), c.n_ff);
+    for (size_t t = 0; t < n_tokens; ++t) {
+      kernels().gated(c.activation, gate.values + t * c.n_ff + row, ws.up.data() + t * c.n_ff + row,
+                      n_rows);
+      if (quantised) kernels().quantize_blocks(gate, t, row / 32, n_rows / 32);
+    }
+  });
+  run_products(step, gate, {{&layer.down, ws.projected.data()}});
+}
+
+void output_logits(const Step& step, std::span<const int32_t> rows, float* out) {
+  const Config& c = step.config;
+  const PackedMatrix& m = step.weights.output;
+  const Kernels& kernel = kernels();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const float* hidden = step.ws.hidden.data() + static_cast<size_t>(rows[i]) * c.n_embd;
+    kernel.rms_norm(hidden, step.weights.output_norm.data(), c.n_embd, c.norm_eps,
+                    step.ws.normed.row(i));
+    if (c.n_embd % 32 == 0) kernel.quantize(step.ws.normed.view(), i, 1);
+  }
+  const size_t each = item_panels(m.n_panels(), step.gang.n_threads());
+  step.gang.for_each((m.n_panels() + each - 1) / each, [&](size_t item, int) {
+    const size_t first = item * each, n = std::min(each, m.n_panels() - first);
+    kernel.matmul(m, first, n, step.ws.normed.view(), rows.size(), out, m.n_rows);
+    if (c.logit_softcap == 0) return;
+    const size_t row = first * 16, n_rows = std::min(n * 16, m.n_rows - row);
+    for (size_t i = 0; i < rows.size(); ++i)
+      kernel.softcap(out + i * m.n_rows + row, c.logit_softcap, n_rows);
+  });
+}
+
+}  // namespace smallmind

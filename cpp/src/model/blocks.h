@@ -1,0 +1,107 @@
+// The pieces that decoder graphs are made of. Each piece computes all tokens of a step; with more
+// than a few tokens it shares the work with the gang.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/gang.h"
+#include "model/config.h"
+#include "model/model.h"
+#include "model/weights.h"
+
+namespace smallmind {
+
+// Inputs of products, owned.
+class ActivationRows {
+ public:
+  ActivationRows() = default;
+  ActivationRows(size_t n_tokens, size_t n_columns);
+  const Activations& view() const { return view_; }
+  float* row(size_t token) const { return view_.values + token * view_.n_columns; }
+
+ private:
+  AlignedBuffer<float> values_;
+  AlignedBuffer<int8_t> codes_;
+  AlignedBuffer<float> scales_;
+  AlignedBuffer<float> scaled_sums_;
+  AlignedBuffer<int32_t> half_sums_;
+  AlignedBuffer<int32_t> sums_;
+  Activations view_;
+};
+
+// cos and sin of each token's rotary angles for one base.
+struct RopeTable {
+  std::vector<double> frequencies;  // [n_rot / 2], radians a position; empty: unused
+  AlignedBuffer<float> cos;         // [token][n_rot / 2]
+  AlignedBuffer<float> sin;
+};
+
+// One token of a step.
+struct StepToken {
+  int32_t id;
+  int64_t position;
+  std::byte* const* pages;  // of its sequence
+  bool last_of_slice;
+};
+
+// The buffers of a step. Nothing is allocated after construction.
+class DecoderWorkspace : public Workspace {
+ public:
+  DecoderWorkspace(const Config& config, const Weights& weights);
+
+  std::vector<StepToken> tokens;   // at most kMaxBatchTokens
+  AlignedBuffer<float> hidden;     // [token][n_embd], the residual stream
+  ActivationRows normed;           // [token][n_embd]
+  AlignedBuffer<float> q;          // [token][n_queries]
+  AlignedBuffer<float> k;          // [token][n_keys]
+  AlignedBuffer<float> v;          // [token][n_keys]
+  ActivationRows attended;         // [token][n_queries]
+  AlignedBuffer<float> projected;  // [token][n_embd]
+  ActivationRows gate;             // [token][n_ff], then the gated product
+  AlignedBuffer<float> up;         // [token][n_ff]
+  RopeTable rope;
+  RopeTable rope_window;
+};
+
+// What every block works on.
+struct Step {
+  const Config& config;
+  const Weights& weights;
+  DecoderWorkspace& ws;
+  Gang& gang;
+  size_t n_tokens() const { return ws.tokens.size(); }
+};
+
+inline const std::vector<float> kNoNorm;
+// The norm that the next layer begins with, kNoNorm after the last layer.
+const std::vector<float>& norm_after(const Step& step, size_t i_layer);
+
+void begin_step(std::span<const SequenceSlice> slices,
+                const Step& step);  // lists the tokens, fills the rotary tables
+void embed(const Step& step);       // hidden = embedding row * embedding_scale
+// normed = rms_norm(hidden), ready for products.
+void norm(const Step& step, const std::vector<float>& weight);
+// hidden += post_norm(projected) (post_norm empty: projected itself), then norm(). An empty
+// next_norm leaves out the norm.
+void add_and_norm(const Step& step, const std::vector<float>& post_norm,
+                  const std::vector<float>& next_norm);
+void project_qkv(const Step& step, const LayerWeights& layer);
+// Norms of single heads where the layer has them, rotation, rounding to bfloat16, keys and values
+// into the pages.
+void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_layer);
+void attention(const Step& step, size_t i_layer);               // attended = softmax(q k) v
+void project_out(const Step& step, const LayerWeights& layer);  // projected = o attended
+void feed_forward(const Step& step,
+                  const LayerWeights& layer);  // projected = down (act(gate normed) * up normed)
+
+// Logits of chosen tokens' hidden states.
+void output_logits(const Step& step, std::span<const int32_t> rows, float* out);
+
+// Where a layer's keys of one head stand in a page; values follow them.
+size_t kv_region_bytes(const Config& config);  // of one head's keys, or values
+size_t kv_offset(const Config& config, size_t layer, size_t kv_head);
+
+}  // namespace smallmind

@@ -1,0 +1,108 @@
+#include <cmath>
+#include <utility>
+
+#include "base/utf8.h"
+#include "model/architectures.h"
+#include "model/model.h"
+#include "smallmind/error.h"
+
+namespace smallmind {
+namespace {
+
+class DecoderModel : public Model {
+ public:
+  DecoderModel(const Architecture& architecture, Config config, Weights weights)
+      : architecture_(architecture), config_(std::move(config)), weights_(std::move(weights)) {}
+
+  const std::string& architecture() const override { return config_.architecture; }
+  int64_t n_vocab() const override { return static_cast<int64_t>(config_.n_vocab); }
+  int64_t n_embd() const override { return static_cast<int64_t>(config_.n_embd); }
+  int64_t n_layers() const override { return static_cast<int64_t>(config_.n_layers); }
+  int64_t context_length() const override { return static_cast<int64_t>(config_.context_length); }
+  size_t page_bytes() const override { return kv_offset(config_, config_.n_layers, 0); }
+  uint64_t weight_bytes() const override { return weights_.arena->bytes(); }
+
+  std::unique_ptr<Workspace> make_workspace() const override {
+    return std::make_unique<DecoderWorkspace>(config_, weights_);
+  }
+
+  void forward(std::span<const SequenceSlice> slices, Workspace& workspace,
+               Gang& gang) const override {
+    const Step step{config_, weights_, static_cast<DecoderWorkspace&>(workspace), gang};
+    begin_step(slices, step);
+    architecture_.forward(step);
+  }
+
+  void logits(std::span<const int32_t> rows, Workspace& workspace, Gang& gang,
+              float* out) const override {
+    output_logits({config_, weights_, static_cast<DecoderWorkspace&>(workspace), gang}, rows, out);
+  }
+
+ private:
+  // Constant after construction; any thread.
+  const Architecture& architecture_;
+  const Config config_;
+  const Weights weights_;
+};
+
+// The vocabulary's size is the embedding's number of rows; the token list and llama.vocab_size must
+// agree with it.
+size_t vocabulary_size(const gguf::Header& header, const std::string& architecture) {
+  const gguf::TensorInfo* embedding = header.find_tensor("token_embd.weight");
+  if (embedding == nullptr)
+    throw Error(ErrorKind::kModelFormat, "tensor 'token_embd.weight' is missing");
+  const uint64_t n_rows = embedding->dims[1];
+  if (n_rows == 0 || n_rows > gguf::kMaxArrayLength)
+    throw Error(ErrorKind::kModelFormat,
+                "tensor 'token_embd.weight' has " + std::to_string(n_rows) + " rows");
+  const auto tokens = header.metadata.find_strings("tokenizer.ggml.tokens");
+  if (tokens && tokens->size() != n_rows) {
+    throw Error(ErrorKind::kModelFormat, "tensor 'token_embd.weight' has " +
+                                             std::to_string(n_rows) +
+                                             " rows, key 'tokenizer.ggml.tokens' has " +
+                                             std::to_string(tokens->size()) + " entries");
+  }
+  const auto stated = header.metadata.find_u32(architecture + ".vocab_size");
+  if (stated && *stated != n_rows) {
+    throw Error(ErrorKind::kModelFormat,
+                "key '" + escape(architecture) + ".vocab_size': " + std::to_string(*stated) +
+                    "; tensor 'token_embd.weight' has " + std::to_string(n_rows) + " rows");
+  }
+  return n_rows;
+}
+
+}  // namespace
+
+std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSource& source,
+                                        Gang& gang, const CallHooks& hooks) {
+  kernels();  // an unusable SMALLMIND_ISA is refused before anything is read
+  const auto name = header.metadata.find_string("general.architecture");
+  if (!name) throw Error(ErrorKind::kUnsupportedModel, "key 'general.architecture' is missing");
+  const Architecture* architecture = find_architecture(*name);
+  if (architecture == nullptr)
+    throw Error(ErrorKind::kUnsupportedModel,
+                "key 'general.architecture': '" + escape(*name) + "' is not supported");
+  Config config = architecture->read_config(header);
+  config.n_vocab = vocabulary_size(header, config.architecture);
+  Weights weights;
+  WeightBinder binder(header);
+  architecture->bind_weights(config, binder, weights);
+  binder.load(source, gang, hooks, weights);
+  if (weights.output.panels == nullptr) weights.output = weights.embedding;
+  for (const float factor : weights.rope_factors)
+    if (!(factor > 0) || !std::isfinite(factor))
+      throw Error(ErrorKind::kModelFormat,
+                  "tensor 'rope_freqs.weight' holds a factor that is not above 0");
+  return std::make_unique<DecoderModel>(*architecture, std::move(config), std::move(weights));
+}
+
+bool row_is_finite(std::span<const float> row) {
+  // x * 0 is 0 for every finite x and NaN for the others.
+  float sum = 0;
+  for (const float x : row) sum += x * 0.0f;
+  return sum == 0.0f;
+}
+
+const char* active_isa() { return kernels().name; }
+
+}  // namespace smallmind

@@ -1,0 +1,198 @@
+#include "model/weights.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <new>
+
+#include "base/utf8.h"
+#include "quant/formats.h"
+#include "quant/pack.h"
+#include "smallmind/error.h"
+
+namespace smallmind {
+namespace {
+
+// File bytes that one item of the gang reads and packs: small enough to cancel within a millisecond
+// or two.
+constexpr size_t kItemBytes = 256 << 10;
+
+std::string shape_text(const gguf::TensorInfo& t) {
+  std::string text = "[";
+  for (uint32_t i = 0; i < t.n_dims; ++i) text += (i ? ", " : "") + std::to_string(t.dims[i]);
+  return text + "]";
+}
+
+std::string type_name(gguf::TensorType type) {
+  return std::string(gguf::tensor_type_traits(static_cast<uint32_t>(type))->name);
+}
+
+bool is_float(gguf::TensorType type) {
+  bool result = false;
+  quant::Formats::visit(type, [&]<class F>() { result = !F::kInteger; });
+  return result;
+}
+
+// A run of panels of one matrix.
+struct PackItem {
+  const gguf::TensorInfo* tensor;
+  const PackedMatrix* target;
+  size_t first_panel;
+  size_t n_panels;
+};
+
+void pack_item(const PackItem& item, const ByteSource& source) {
+  const PackedMatrix& m = *item.target;
+  const size_t row_bytes = quant::row_bytes(m.type, m.n_columns);
+  const size_t first_row = item.first_panel * quant::kPanelRows;
+  const size_t n_rows = std::min(item.n_panels * quant::kPanelRows, m.n_rows - first_row);
+  std::vector<std::byte> rows(n_rows * row_bytes);
+  source.read_at(item.tensor->offset + first_row * row_bytes, rows);
+  for (size_t p = 0; p < item.n_panels; ++p) {
+    auto* panel = const_cast<std::byte*>(m.panels) + (item.first_panel + p) * m.panel_bytes;
+    const size_t at = p * quant::kPanelRows;
+    quant::pack_panel(m.type, rows.data() + at * row_bytes,
+                      std::min(quant::kPanelRows, n_rows - at), m.n_columns, panel);
+  }
+}
+
+void read_vector(const gguf::TensorInfo& tensor, const ByteSource& source,
+                 std::vector<float>& out) {
+  std::vector<std::byte> bytes(tensor.n_bytes);
+  source.read_at(tensor.offset, bytes);
+  out.resize(tensor.dims[0]);
+  quant::dequantize(tensor.type, bytes, out);
+}
+
+}  // namespace
+
+WeightArena::WeightArena(size_t bytes) : bytes_(std::max<size_t>(bytes, 1)) {
+  void* mapped =
+      ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  data_ = static_cast<std::byte*>(mapped);
+  ::madvise(data_, bytes_,
+            MADV_HUGEPAGE);  // fewer page faults and TLB misses where the system allows it
+}
+
+WeightArena::~WeightArena() {
+  if (data_ != nullptr) ::munmap(data_, bytes_);
+}
+
+void WeightArena::protect() { ::mprotect(data_, bytes_, PROT_READ); }
+
+bool WeightBinder::has(const std::string& name) const {
+  return header_.find_tensor(name) != nullptr;
+}
+
+const gguf::TensorInfo& WeightBinder::take(const std::string& name) {
+  const gguf::TensorInfo* tensor = header_.find_tensor(name);
+  if (tensor == nullptr)
+    throw Error(ErrorKind::kModelFormat, "tensor '" + escape(name) + "' is missing");
+  taken_.insert(tensor);
+  return *tensor;
+}
+
+void WeightBinder::matrix(const std::string& name, size_t n_rows, size_t n_columns,
+                          PackedMatrix& target) {
+  const gguf::TensorInfo& t = take(name);
+  if (t.n_dims != 2 || t.dims[0] != n_columns || t.dims[1] != n_rows) {
+    throw Error(ErrorKind::kModelFormat, "tensor '" + escape(name) + "' is " + shape_text(t) +
+                                             "; wants [" + std::to_string(n_columns) + ", " +
+                                             std::to_string(n_rows) + "]");
+  }
+  if (!is_float(t.type) && n_columns % quant::kBlockColumns != 0)
+    throw Error(ErrorKind::kModelFormat, "tensor '" + escape(name) + "': rows of " +
+                                             std::to_string(n_columns) +
+                                             " elements; wants a multiple of 32");
+  target = {t.type, n_rows, n_columns, quant::panel_bytes(t.type, n_columns), nullptr};
+  matrices_.push_back({&t, &target});
+}
+
+void WeightBinder::vector(const std::string& name, size_t n, std::vector<float>& target) {
+  const gguf::TensorInfo& t = take(name);
+  if (t.n_dims != 1 || t.dims[0] != n)
+    throw Error(ErrorKind::kModelFormat, "tensor '" + escape(name) + "' is " + shape_text(t) +
+                                             "; wants [" + std::to_string(n) + "]");
+  if (!is_float(t.type))
+    throw Error(ErrorKind::kUnsupportedModel, "tensor '" + escape(name) + "' has type " +
+                                                  type_name(t.type) + "; wants F32, F16 or BF16");
+  vectors_.push_back({&t, &target});
+}
+
+void WeightBinder::refuse_unbound() const {
+  for (const gguf::TensorInfo& t : header_.tensors)
+    if (!taken_.contains(&t))
+      throw Error(ErrorKind::kModelFormat,
+                  "tensor '" + escape(t.name) + "' is not part of this architecture");
+}
+
+void WeightBinder::load(const ByteSource& source, Gang& gang, const CallHooks& hooks,
+                        Weights& weights) {
+  refuse_unbound();
+  size_t arena_bytes = 0;
+  uint64_t total = 0;
+  for (const MatrixJob& job : matrices_) {
+    arena_bytes += job.target->n_panels() *
+                   job.target->panel_bytes;  // at most a small multiple of the file's own size
+    total += job.tensor->n_bytes;
+  }
+  weights.arena = std::make_unique<WeightArena>(arena_bytes);
+  std::byte* next = weights.arena->data();
+  std::vector<PackItem> items;
+  std::sort(matrices_.begin(), matrices_.end(), [](const MatrixJob& a, const MatrixJob& b) {
+    return a.tensor->offset < b.tensor->offset;
+  });
+  for (const MatrixJob& job : matrices_) {
+    PackedMatrix& m = *job.target;
+    m.panels = next;
+    next += m.n_panels() * m.panel_bytes;
+    const size_t step = std::max<size_t>(
+        1, kItemBytes /
+               std::max<size_t>(1, quant::row_bytes(m.type, m.n_columns) * quant::kPanelRows));
+    for (size_t p = 0; p < m.n_panels(); p += step)
+      items.push_back({job.tensor, job.target, p, std::min(step, m.n_panels() - p)});
+  }
+  for (const VectorJob& job : vectors_) read_vector(*job.tensor, source, *job.target);
+  std::atomic<uint64_t> done{0};
+  gang.for_each(items.size(), [&](size_t i, int worker) {
+    hooks.cancel.check();
+    pack_item(items[i], source);
+    const PackedMatrix& m = *items[i].target;
+    const uint64_t bytes =
+        items[i].n_panels * quant::kPanelRows * quant::row_bytes(m.type, m.n_columns);
+    const uint64_t now = done.fetch_add(bytes) + bytes;
+    if (worker == 0 && hooks.tick) hooks.tick("weights", std::min(now, total), total);
+  });
+  hooks.cancel.check();
+  if (hooks.tick) hooks.tick("weights", total, total);
+  weights.arena->protect();
+}
+
+std::string layer_tensor(size_t layer, const char* name) {
+  return "blk." + std::to_string(layer) + "." + name + ".weight";
+}
+
+void bind_decoder(const Config& c, WeightBinder& binder, Weights& w) {
+  binder.matrix("token_embd.weight", c.n_vocab, c.n_embd, w.embedding);
+  if (binder.has("output.weight")) binder.matrix("output.weight", c.n_vocab, c.n_embd, w.output);
+  binder.vector("output_norm.weight", c.n_embd, w.output_norm);
+  w.layers.resize(c.n_layers);
+  for (size_t i = 0; i < c.n_layers; ++i) {
+    LayerWeights& l = w.layers[i];
+    binder.vector(layer_tensor(i, "attn_norm"), c.n_embd, l.attention_norm);
+    binder.vector(layer_tensor(i, "ffn_norm"), c.n_embd, l.ffn_norm);
+    binder.matrix(layer_tensor(i, "attn_q"), c.n_queries(), c.n_embd, l.q);
+    binder.matrix(layer_tensor(i, "attn_k"), c.n_keys(), c.n_embd, l.k);
+    binder.matrix(layer_tensor(i, "attn_v"), c.n_keys(), c.n_embd, l.v);
+    binder.matrix(layer_tensor(i, "attn_output"), c.n_embd, c.n_queries(), l.o);
+    binder.matrix(layer_tensor(i, "ffn_gate"), c.n_ff, c.n_embd, l.gate);
+    binder.matrix(layer_tensor(i, "ffn_up"), c.n_ff, c.n_embd, l.up);
+    binder.matrix(layer_tensor(i, "ffn_down"), c.n_embd, c.n_ff, l.down);
+  }
+}
+
+}  // namespace smallmind
