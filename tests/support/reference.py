@@ -84,19 +84,23 @@ def read_config(reader: GGUFReader) -> Config:
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + x.dtype.type(eps)) * weight
+    mean = np.mean(np.square(x), axis=-1, keepdims=True)
+    out: Array = x / np.sqrt(mean + x.dtype.type(eps)) * weight
+    return out
 
 
 def silu(x: Array) -> Array:
     # exp(-|x|) cannot overflow.
     e = np.exp(-np.abs(x))
     one = x.dtype.type(1)
-    return x * np.where(x >= 0, one, e) / (one + e)
+    out: Array = x * np.where(x >= 0, one, e) / (one + e)
+    return out
 
 
 def gelu_tanh(x: Array) -> Array:
     c = x.dtype.type(np.sqrt(2 / np.pi))
-    return x * (np.tanh(c * (x + x.dtype.type(0.044715) * x * x * x)) + 1) / 2
+    out: Array = x * (np.tanh(c * (x + x.dtype.type(0.044715) * x * x * x)) + 1) / 2
+    return out
 
 
 def rotate(x: Array, base: float, rope_dims: int, *, interleaved: bool) -> Array:
@@ -111,7 +115,7 @@ def rotate(x: Array, base: float, rope_dims: int, *, interleaved: bool) -> Array
     sin = np.sin(angle).astype(x.dtype)[:, None, :]
     first = slice(0, rope_dims, 2) if interleaved else slice(0, half)
     second = slice(1, rope_dims, 2) if interleaved else slice(half, rope_dims)
-    out = x.copy()
+    out: Array = x.copy()
     out[..., first] = x[..., first] * cos - x[..., second] * sin
     out[..., second] = x[..., first] * sin + x[..., second] * cos
     return out

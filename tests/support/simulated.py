@@ -29,14 +29,16 @@ def eight_bit(x: Array) -> Array:
     codes = np.where(tiny, np.float32(0), codes)
     # The scale meets the code in x's own type: in float64 the product of both is exact.
     scale = (amax / np.float32(127)).astype(x.dtype)
-    return (codes.astype(x.dtype) * scale).reshape(x.shape)
+    out: Array = (codes.astype(x.dtype) * scale).reshape(x.shape)
+    return out
 
 
 def to_bf16(x: Array) -> Array:
     """To nearest, ties to even, sixteen bits. REQUIRES: finite input."""
     bits = x.astype(np.float32).view(np.uint32)
     bits = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
-    return bits.view(np.float32).astype(x.dtype)
+    out: Array = bits.view(np.float32).astype(x.dtype)
+    return out
 
 
 def attend_in_pieces(q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_]) -> Array:
