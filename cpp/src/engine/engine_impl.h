@@ -1,0 +1,70 @@
+// The Engine behind the interface: checks at the door, the loop's thread, and what sessions need.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+
+#include "base/fork_guard.h"
+#include "base/gang.h"
+#include "engine/engine_loop.h"
+#include "engine/mailbox.h"
+#include "model/model.h"
+#include "smallmind/engine.h"
+
+namespace smallmind {
+
+// Thread-safe. Sessions and streams share its ownership, so its destructor may run in any thread
+// that dropped the last of them, but never in the loop's: nothing that the loop owns owns it.
+class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl> {
+ public:
+  // The seam for tests: any model, any tokenizer. info's model figures are taken from the model.
+  static std::shared_ptr<EngineImpl> create(std::shared_ptr<const Model> model,
+                                            std::shared_ptr<const Tokenizer> tokenizer,
+                                            std::unique_ptr<Gang> gang,
+                                            const EngineOptions& options, EngineInfo info);
+  ~EngineImpl() override;
+  EngineImpl(const EngineImpl&) = delete;
+  EngineImpl& operator=(const EngineImpl&) = delete;
+
+  std::shared_ptr<Session> text_session(const SessionOptions& options) override;
+  std::shared_ptr<const Tokenizer> tokenizer() const override { return tokenizer_; }
+  void score(std::span<const int32_t> ids, std::span<const int64_t> positions, float* out,
+             const CallHooks& hooks) override;
+  void close() override;
+  bool closed() const override { return is_closed_.load(); }
+  EngineInfo info() const override { return info_; }
+  EngineStatus status() const override;
+
+  // --- For sessions. ---
+  // Throws kForkedProcess or kEngineClosed.
+  void check_usable() const;
+  // Throws kInvalidArgument naming the index of an id out of range.
+  void check_ids(std::span<const int32_t> ids) const;
+  const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
+  const ForkGuard& fork_guard() const { return fork_guard_; }
+  void note_session_closed() noexcept { --n_sessions_; }
+
+ private:
+  EngineImpl(std::shared_ptr<const Tokenizer> tokenizer, std::unique_ptr<EngineLoop> loop,
+             std::shared_ptr<Mailbox> mailbox, EngineInfo info);
+
+  // Constant after construction.
+  const ForkGuard fork_guard_;
+  const std::shared_ptr<const Tokenizer> tokenizer_;
+  std::shared_ptr<Mailbox> mailbox_;
+  const EngineInfo info_;
+  // Shared.
+  std::atomic<bool> is_closed_{false};
+  std::atomic<int64_t> n_sessions_{0};
+  std::atomic<uint64_t> next_sequence_key_{1};
+  // The loop's thread's until it is joined, once.
+  std::once_flag joined_;
+  std::unique_ptr<EngineLoop> loop_;
+  std::thread thread_;
+};
+
+}  // namespace smallmind

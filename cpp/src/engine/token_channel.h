@@ -1,0 +1,130 @@
+// One generation between the engine's loop and its reader: what was asked, the tokens on their way,
+// and exactly one end.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "engine/mailbox.h"
+#include "smallmind/cancellation.h"
+#include "smallmind/error.h"
+#include "smallmind/stream.h"
+
+namespace smallmind {
+
+inline constexpr size_t kMaxBufferedTokens = 256;
+
+// Checked and complete before it is queued; immutable.
+struct RequestSpec {
+  uint64_t sequence_key = 0;     // whose KV it continues
+  std::vector<int32_t> context;  // all ids before the first generated one; not empty
+  SamplingParams params;
+  uint64_t seed = 0;
+  int64_t max_tokens = 0;   // given or derived, at most what the context leaves
+  CancellationToken token;  // the caller's, linked with the timeout
+  bool is_collect_only = false;
+};
+
+// Thread-safe. The end is a latch: the loop (stop, length, failure), the caller (cancel, close),
+// the clock and the engine's close race for it, the first wins and the others change nothing. An
+// ended channel takes no more tokens, so the reader is free at once while the loop still finishes
+// its step. The lock is a leaf: mailbox and waker are called after it is released.
+class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
+ public:
+  static std::shared_ptr<TokenChannel> create(RequestSpec spec, std::shared_ptr<Mailbox> mailbox);
+  TokenChannel(const TokenChannel&) = delete;
+  TokenChannel& operator=(const TokenChannel&) = delete;
+
+  const RequestSpec& spec() const noexcept { return spec_; }
+
+  // --- The loop's side. What is returned as a waker has a note and wants one flush after the step.
+  struct LoopView {
+    bool is_alive = true;
+    bool is_runnable = true;
+    std::shared_ptr<Waker> waker;
+  };
+  // Also ends the generation if its token has tripped.
+  LoopView poll();
+  void note_first_step(int64_t n_cached);
+  // Hands over a token. `tail` is the text held back behind it: while there is some, the token
+  // waits, because it must carry the tail should it be the last. With `end`, it is the last.
+  std::shared_ptr<Waker> publish(Token token, std::string tail, std::optional<FinishReason> end);
+  // The end without a further token (an end-of-generation token was chosen).
+  std::shared_ptr<Waker> publish_end(FinishReason reason);
+  std::shared_ptr<Waker> fail(std::shared_ptr<const Error> error);
+
+  // --- Any thread. ---
+  // Ends it from outside; nothing happens if it has ended.
+  void finish(FinishReason reason);
+  // finish(), and what was not received is dropped.
+  void abandon();
+  bool is_ended() const;
+
+  // --- The reader's side; see Stream. ---
+  Stream::Status next(Token& token, Clock::duration max_wait);
+  Stream::Status wait_end(Clock::duration max_wait);
+  void attach(std::shared_ptr<Waker> waker, uint64_t key);
+  // Ended, and nothing is left for the reader to take.
+  bool is_received() const;
+  GenerationResult result() const;
+
+  // What the session keeps: the generated ids that the reader received.
+  struct Settlement {
+    bool has_failed = false;
+    std::vector<int32_t> received;
+  };
+  // Given once, to the first who asks after the end was received.
+  std::optional<Settlement> settle();
+
+ private:
+  class Notice;
+  TokenChannel(RequestSpec spec, std::shared_ptr<Mailbox> mailbox);
+  void on_token_change();
+  void collect_from_now_on();
+  // The latch. False when it had ended before.
+  bool end_locked(FinishReason reason, std::shared_ptr<const Error> error, Notice& notice)
+      REQUIRES(mutex_);
+  bool end_if_tripped_locked(Notice& notice) REQUIRES(mutex_);
+  bool is_received_locked() const REQUIRES(mutex_);
+  void take_locked(Token& token, Notice& notice) REQUIRES(mutex_);
+  void tell_reader_locked(Notice& notice) REQUIRES(mutex_);
+  void throw_failure_locked() const REQUIRES(mutex_);
+  Timings timings_locked() const REQUIRES(mutex_);
+  Clock::time_point wait_limit(Clock::time_point until) const;
+
+  // Constant after creation.
+  const RequestSpec spec_;
+  const std::shared_ptr<Mailbox> mailbox_;
+  const Clock::time_point submitted_at_ = Clock::now();
+
+  mutable Mutex mutex_;
+  CondVar news_;
+  int n_waiting_next_ GUARDED_BY(mutex_) = 0;
+  int n_waiting_end_ GUARDED_BY(mutex_) = 0;
+  std::deque<Token> unread_ GUARDED_BY(mutex_);
+  std::optional<Token> held_ GUARDED_BY(mutex_);
+  std::string held_tail_ GUARDED_BY(mutex_);
+  std::vector<Token> received_ GUARDED_BY(mutex_);
+  bool is_collecting_ GUARDED_BY(mutex_);  // somebody wants the end only: never pause
+  bool is_paused_ GUARDED_BY(mutex_) = false;
+  bool is_ended_ GUARDED_BY(mutex_) = false;
+  bool is_settled_ GUARDED_BY(mutex_) = false;
+  FinishReason reason_ GUARDED_BY(mutex_) = FinishReason::kCancelled;
+  std::shared_ptr<const Error> error_ GUARDED_BY(mutex_);
+  std::shared_ptr<Waker> waker_ GUARDED_BY(mutex_);
+  uint64_t waker_key_ GUARDED_BY(mutex_) = 0;
+  int64_t n_cached_ GUARDED_BY(mutex_) = 0;
+  std::optional<Clock::time_point> first_step_at_ GUARDED_BY(mutex_);
+  std::optional<Clock::time_point> first_token_at_ GUARDED_BY(mutex_);
+  std::optional<Clock::time_point> ended_at_ GUARDED_BY(mutex_);
+
+  // Written once by create(). Last, so that it goes first: dropping it waits for a running call.
+  std::shared_ptr<CancellationToken::Registration> registration_;
+};
+
+}  // namespace smallmind
