@@ -115,6 +115,13 @@ GenerationResult collect(const std::shared_ptr<Stream>& stream) {
 
 void bind_stream(py::module_& module) {
   py::class_<StreamHandle>(module, "Stream", py::dynamic_attr(), "The reading end of a generation.")
+      .def(py::init([](StreamHandle& other) {
+             auto copy =
+                 std::make_unique<StreamHandle>(other.stream, other.session, other.owns_session);
+             other.owns_session = false;
+             return copy;
+           }),
+           py::arg("stream"), "For subclasses: another reader of the same stream.")
       .def("__iter__", [](py::object self) { return self; })
       .def("__next__", &next)
       .def("poll", &poll, "The next token if there is one; StopAsyncIteration at the end.")
