@@ -16,6 +16,20 @@ constexpr size_t kLayersOfAPattern = 6;  // the last of them sees everything
 constexpr float kWindowRopeBase = 10'000;
 constexpr size_t kLayersOf27B = 62;  // that model scales scores by its embedding's share of a head
 
+// Every sixth layer sees everything, unless the file says for each layer whether it has a window.
+std::vector<bool> read_windowed(const ConfigReader& reader, size_t n_layers) {
+  const std::string key = reader.key("attention.sliding_window_pattern");
+  const auto pattern = reader.metadata().find_bool_array(key);
+  if (pattern && pattern->size() != n_layers)
+    throw Error(ErrorKind::kModelFormat, "key '" + key + "': has " +
+                                             std::to_string(pattern->size()) + " elements for " +
+                                             std::to_string(n_layers) + " layers");
+  std::vector<bool> windowed(n_layers);
+  for (size_t i = 0; i < n_layers; ++i)
+    windowed[i] = pattern ? (*pattern)[i] != 0 : i % kLayersOfAPattern != kLayersOfAPattern - 1;
+  return windowed;
+}
+
 Config read_config(const gguf::Header& header) {
   const ConfigReader reader(header, "gemma3");
   Config c = read_common_config(reader, header, "gemma3");
@@ -23,8 +37,7 @@ Config read_config(const gguf::Header& header) {
   if (!header.metadata.has(reader.key("rope.freq_base"))) c.rope_base = 1'000'000;
   c.rope_base_window = reader.positive_or("rope.freq_base_swa", kWindowRopeBase);
   c.window = reader.count("attention.sliding_window", c.context_length);
-  for (size_t i = 0; i < c.n_layers; ++i)
-    c.windowed[i] = i % kLayersOfAPattern != kLayersOfAPattern - 1;
+  c.windowed = read_windowed(reader, c.n_layers);
   c.activation = Activation::kGeluTanh;
   c.embedding_scale = std::sqrt(static_cast<float>(c.n_embd));
   if (c.n_layers == kLayersOf27B)
