@@ -456,7 +456,7 @@ def g54_to_g59_sizes(arch: str) -> Iterator[Case]:
               12: (256, 144), 14: (256, 210), 30: (1, 2)}  # fmt: skip
     for kind, (elements, size) in blocks.items():
         for more in range(3):
-            n = (U64_MAX // size + more) * elements % 2**63
+            n = min((U64_MAX // size + more) * elements, 2**63 - elements)
             yield edited(arch, "G-55", f"{kind}-{more}", FORMAT, type=kind, dims=(n, 1))
     for k in range(0, 65, 4):
         dims = ((2**64 - 1 - k) // 4 % 2**62, 1)
