@@ -39,16 +39,33 @@ class LineReader {
     if (space == std::string_view::npos || space + 1 == text.size()) {
       fail_merge(line, text, "is not two tokens with a space between");
     }
-    joined_.assign(text.substr(0, space));
-    joined_.append(text.substr(space + 1));
+
     Parts parts{};
     parts.left = resolve(line, text, text.substr(0, space), "names the token");
     parts.right = resolve(line, text, text.substr(space + 1), "names the token");
-    parts.joined = resolve(line, text, joined_, "makes the token");
+    // Vocabularies number their tokens in the order in which the merges make them.
+    const int32_t next = last_joined_ + 1;
+    parts.joined = next < vocab_.size() && is_join(next, parts)
+                       ? next
+                       : resolve(line, text, without(text, space), "makes the token");
+    last_joined_ = parts.joined;
     return parts;
   }
 
  private:
+  std::string_view without(std::string_view text, size_t space) {
+    joined_.assign(text.substr(0, space));
+    return joined_.append(text.substr(space + 1));
+  }
+
+  bool is_join(int32_t id, const Parts& parts) const {
+    const std::string_view left = vocab_.bytes(parts.left);
+    return vocab_.is_plain(id) && vocab_.is_plain(parts.left) && vocab_.is_plain(parts.right) &&
+           vocab_.bytes(id).size() == left.size() + vocab_.bytes(parts.right).size() &&
+           vocab_.bytes(id).starts_with(left) &&
+           vocab_.bytes(id).ends_with(vocab_.bytes(parts.right));
+  }
+
   int32_t resolve(size_t line, std::string_view text, std::string_view part, const char* role) {
     int32_t id = Vocab::kNone;
     if (decode_token_text(TextCoding::kByteLevel, part, bytes_)) id = vocab_.find_plain(bytes_);
@@ -66,6 +83,7 @@ class LineReader {
   const Vocab& vocab_;
   std::string bytes_;
   std::string joined_;
+  int32_t last_joined_ = Vocab::kNone;
 };
 
 }  // namespace

@@ -35,6 +35,8 @@ constexpr ByteLevelTables make_tables() {
 constexpr ByteLevelTables kTables = make_tables();
 
 bool decode_byte_level(std::string_view text, std::string& out) {
+  out.resize(text.size());
+  size_t n_bytes = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     uint32_t code_point = static_cast<uint8_t>(text[i]);
     if (code_point >= 0x80) {  // below U+0180 a character has two bytes at most
@@ -42,22 +44,23 @@ bool decode_byte_level(std::string_view text, std::string& out) {
       code_point = (code_point & 0x1F) << 6 | (static_cast<uint8_t>(text[++i]) & 0x3F);
     }
     if (code_point >= kByteLevelLimit || kTables.byte_of[code_point] < 0) return false;
-    out.push_back(static_cast<char>(kTables.byte_of[code_point]));
+    out[n_bytes++] = static_cast<char>(kTables.byte_of[code_point]);
   }
+  out.resize(n_bytes);
   return true;
 }
 
 // A raw space cannot come from text in this coding, so such a token is not plain.
 bool decode_metaspace(std::string_view text, std::string& out) {
-  for (size_t i = 0; i < text.size();) {
+  out.resize(text.size());
+  size_t n_bytes = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] == ' ') return false;
-    if (text[i] == kMetaspaceMark[0] && text.substr(i, 3) == kMetaspaceMark) {
-      out.push_back(' ');
-      i += 3;
-    } else {
-      out.push_back(text[i++]);
-    }
+    const bool mark = text[i] == kMetaspaceMark[0] && text.substr(i, 3) == kMetaspaceMark;
+    out[n_bytes++] = mark ? ' ' : text[i];
+    if (mark) i += 2;
   }
+  out.resize(n_bytes);
   return true;
 }
 
@@ -70,7 +73,6 @@ int hex_digit(char c) noexcept {
 }  // namespace
 
 bool decode_token_text(TextCoding coding, std::string_view text, std::string& out) {
-  out.clear();
   return coding == TextCoding::kByteLevel ? decode_byte_level(text, out)
                                           : decode_metaspace(text, out);
 }

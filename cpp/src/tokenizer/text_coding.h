@@ -14,7 +14,7 @@ enum class TextCoding : uint8_t {
 };
 
 // The bytes that a token's text in the file stands for, in `out`. False where the text is not in
-// this coding.
+// this coding; `out` is then of no use.
 bool decode_token_text(TextCoding coding, std::string_view text, std::string& out);
 
 // The characters of kByteLevel for a byte, as UTF-8; for messages and tests.

@@ -1,5 +1,7 @@
 #include "tokenizer/vocab.h"
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 
@@ -13,6 +15,7 @@ constexpr uint32_t kIdMask = 0x00FFFFFF;
 // Honest tables at half load stay far below; more means that the file's author computed collisions.
 constexpr size_t kMaxProbes = 512;
 constexpr int kMaxSeeds = 4;
+constexpr size_t kAhead = 16;
 
 uint64_t load_bytes(const char* at, size_t n) noexcept {
   uint64_t word = 0;
@@ -32,12 +35,13 @@ uint32_t tag_of(uint64_t hash) noexcept { return static_cast<uint32_t>(hash >> 5
 void Vocab::reserve(size_t n_tokens, size_t n_bytes) {
   offsets_.reserve(n_tokens + 1);
   kinds_.reserve(n_tokens);
-  blob_.reserve(n_bytes);
+  blob_.resize(n_bytes);
 }
 
 void Vocab::add(std::string_view bytes, TokenType type, bool plain) {
-  blob_.insert(blob_.end(), bytes.begin(), bytes.end());
-  offsets_.push_back(static_cast<uint32_t>(blob_.size()));
+  const uint32_t begin = offsets_.back();
+  std::copy(bytes.begin(), bytes.end(), blob_.begin() + begin);
+  offsets_.push_back(begin + static_cast<uint32_t>(bytes.size()));
   kinds_.push_back(static_cast<uint8_t>(static_cast<uint8_t>(type) | (plain ? kPlainBit : 0)));
   if (plain && bytes.size() > max_plain_bytes_) max_plain_bytes_ = bytes.size();
 }
@@ -65,6 +69,7 @@ int32_t Vocab::find(std::string_view bytes, bool plain) const noexcept {
 }
 
 Vocab::Duplicate Vocab::index() {
+  blob_.resize(offsets_.back());
   blob_.shrink_to_fit();
   Duplicate duplicate;
   for (int attempt = 1; attempt <= kMaxSeeds; ++attempt) {
@@ -78,11 +83,21 @@ Vocab::Duplicate Vocab::index() {
 bool Vocab::try_index(Duplicate& duplicate) {
   slots_.assign(std::bit_ceil(kinds_.size() * 2 + 2), 0);
   const size_t mask = slots_.size() - 1;
+  // The slots are far apart in memory: hashes are made some tokens ahead, and the slots prefetched.
+  std::array<uint64_t, kAhead> hashes{};
+  const auto prepare = [&](int32_t id) {
+    if (id >= size()) return;
+    const uint64_t h = hash(bytes(id), is_plain(id));
+    hashes[static_cast<size_t>(id) % kAhead] = h;
+    __builtin_prefetch(&slots_[h & mask], 1);
+  };
+  for (int32_t id = 0; id < static_cast<int32_t>(kAhead); ++id) prepare(id);
   for (int32_t id = 0; id < size(); ++id) {
+    const uint64_t h = hashes[static_cast<size_t>(id) % kAhead];
+    prepare(id + static_cast<int32_t>(kAhead));
     const std::string_view text = bytes(id);
     const bool plain = is_plain(id);
     if (!plain && (text.empty() || type(id) == TokenType::kByte)) continue;
-    const uint64_t h = hash(text, plain);
     size_t n_probes = 0;
     size_t at = h & mask;
     for (; slots_[at] != 0; at = (at + 1) & mask) {

@@ -34,8 +34,8 @@ class Vocab {
     int32_t second = kNone;
   };
 
+  // Room for what add() will bring, at most. REQUIRES: fewer than 2^24 tokens, less than 4 GiB.
   void reserve(size_t n_tokens, size_t n_bytes);
-  // REQUIRES: fewer than 2^24 tokens, less than 4 GiB of bytes.
   void add(std::string_view bytes, TokenType type, bool plain);
   // Throws Error(kModelLimit) for tokens that were made to collide. Literal tokens without bytes
   // and byte tokens are not indexed.

@@ -37,18 +37,18 @@ TokenType type_at(std::span<const int32_t> types, size_t i) {
 }
 
 void check_text(std::string_view text, size_t i, TokenType type) {
-  const std::string name = "token " + std::to_string(i);
+  const auto name = [i] { return "token " + std::to_string(i); };
   if (text.size() > gguf::kMaxTokenBytes) {
     fail(kTokensKey,
-         name + " has " + std::to_string(text.size()) + " bytes, the limit is " +
+         name() + " has " + std::to_string(text.size()) + " bytes, the limit is " +
              std::to_string(gguf::kMaxTokenBytes),
          ErrorKind::kModelLimit);
   }
   const bool may_be_empty =
       type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUnused;
-  if (text.empty() && !may_be_empty) fail(kTokensKey, name + " is empty");
+  if (text.empty() && !may_be_empty) fail(kTokensKey, name() + " is empty");
   if (find_invalid_utf8(text) != std::string_view::npos) {
-    fail(kTokensKey, name + " " + quoted(text) + " is not UTF-8");
+    fail(kTokensKey, name() + " " + quoted(text) + " is not UTF-8");
   }
 }
 
