@@ -1,8 +1,8 @@
 """Prints the distance from fp32 of the prescribed arithmetic itself, on the parity texts.
 
-    python tests/support/measure_simulation.py MODEL.gguf [FINER_ROLE ...]
+    python tests/support/measure_simulation.py MODEL.gguf [ROLE ... | none]
 The engine should land on these figures: they are what eight-bit activations and bfloat16 attention
-cost, without any kernel. FINER_ROLE (attn_v, for instance) names tensors whose inputs stay fp32.
+cost, without any kernel. ROLE (the default is attn_v) names tensors whose inputs have two planes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 from divergence import Accumulator
 from reference import ReferenceModel
-from simulated import SimulatedModel
+from simulated import FINE_ROLES, SimulatedModel
 from texts import PARITY
 
 SLAB = 128
 
 
 def main() -> None:
-    path, finer = Path(sys.argv[1]), tuple(sys.argv[2:])
+    path, fine = Path(sys.argv[1]), tuple(sys.argv[2:]) or FINE_ROLES
     record = json.loads((PARITY / "llama_cpp.json").read_text(encoding="utf-8"))
     sequences = record["models"][path.stem]["ids"]
     truth = ReferenceModel(path)
-    simulated = SimulatedModel(path, np.float32, finer)
+    simulated = SimulatedModel(path, np.float32, fine)
     total = Accumulator()
     for name, ids in sequences.items():
         a, b = truth.hidden(ids), simulated.hidden(ids)

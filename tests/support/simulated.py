@@ -17,18 +17,20 @@ from reference import Array, ReferenceModel
 
 BLOCK = 32  # inputs that share a scale
 PIECE = 64  # keys that share a maximum, from absolute multiples of 64
+ONE_PLANE, TWO_PLANES = 127, 128 * 127  # the largest code
+FINE_ROLES = ("attn_v",)
 UNQUANTISED = ("F32", "F16", "BF16")
 
 
-def eight_bit(x: Array) -> Array:
-    """What a product sees of x: a scale amax / 127 and an int8 code for each 32 inputs."""
+def quantised(x: Array, largest: int) -> Array:
+    """What a product sees of x: for each 32 inputs a scale amax / largest and integer codes."""
     blocks = x.astype(np.float32).reshape(*x.shape[:-1], -1, BLOCK)
     amax = np.abs(blocks).max(axis=-1, keepdims=True)
     tiny = amax < 2.0**-100
-    codes = np.rint(blocks * (np.float32(127) / np.where(tiny, np.float32(1), amax)))
+    codes = np.rint(blocks * (np.float32(largest) / np.where(tiny, np.float32(1), amax)))
     codes = np.where(tiny, np.float32(0), codes)
     # The scale meets the code in x's own type: in float64 the product of both is exact.
-    scale = (amax / np.float32(127)).astype(x.dtype)
+    scale = (amax / np.float32(largest)).astype(x.dtype)
     out: Array = (codes.astype(x.dtype) * scale).reshape(x.shape)
     return out
 
@@ -62,20 +64,22 @@ def attend_in_pieces(q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_
 
 
 class SimulatedModel(ReferenceModel):
-    """`exact` names the tensors whose inputs the engine keeps finer than eight bits, if any."""
+    """`fine` names the roles whose inputs have two planes of codes."""
 
     def __init__(
         self,
         path: Path,
         dtype: type[np.floating[Any]] = np.float64,
-        exact: tuple[str, ...] = (),
+        fine: tuple[str, ...] = FINE_ROLES,
     ) -> None:
         super().__init__(path, dtype)
-        self.exact = exact
+        self.fine = fine
 
     def product(self, x: Array, name: str) -> Array:
-        keep = self.kinds[name] in UNQUANTISED or any(role in name for role in self.exact)
-        return super().product(x if keep else eight_bit(x), name)
+        if self.kinds[name] in UNQUANTISED:
+            return super().product(x, name)
+        fine = any(role in name for role in self.fine)
+        return super().product(quantised(x, TWO_PLANES if fine else ONE_PLANE), name)
 
     def mix(self, q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_]) -> Array:
         q, k, v = to_bf16(q), to_bf16(k), to_bf16(v)
