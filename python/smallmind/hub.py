@@ -25,21 +25,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from ._core import CancellationToken
 from .errors import (
     CancelledError,
     DeadlineError,
     DownloadError,
     InvalidArgumentError,
-    MissingExtraError,
     SmallMindError,
 )
-
-if TYPE_CHECKING:
-    from . import CancellationToken
-
-Progress = Callable[[str, int, int], object]
+from .progress import Progress, reporting
 
 _PIECE = 1 << 20
 _POLL_S = 0.02
@@ -150,11 +146,14 @@ def pull(
     """
     if not isinstance(name, str):
         raise TypeError(f"name: wants str, has {type(name).__name__}")
+    if cancel is not None and not isinstance(cancel, CancellationToken):
+        raise TypeError(f"cancel: wants CancellationToken, has {type(cancel).__name__}")
     model = MODELS.get(name)
     if model is None:
         known = ", ".join(MODELS)
         raise InvalidArgumentError(f"name: no model is called {name[:80]!r}; known: {known}")
-    with _reporter(progress, cancel) as report:
+    with reporting(progress) as tell:
+        report = _Report(tell, cancel)
         try:
             return str(_pull(name, model, report))
         except OSError as error:
@@ -177,7 +176,7 @@ class _Report:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self._cancel is not None and self._cancel.cancelled:
-            timed_out = str(self._cancel.reason).lower().endswith("timeout")
+            timed_out = self._cancel.reason == "timeout"
             error: type[Exception] = DeadlineError if timed_out else CancelledError
             raise error(
                 "pull: " + ("the deadline passed" if timed_out else "cancelled by the caller")
@@ -191,38 +190,6 @@ class _Report:
         except BaseException as error:
             self.failed = error
             raise
-
-
-@contextmanager
-def _reporter(
-    progress: Progress | bool | None, cancel: CancellationToken | None
-) -> Iterator[_Report]:
-    if progress is None or progress is False:
-        yield _Report(None, cancel)
-    elif progress is True:
-        with _tqdm_bar() as bar:
-            yield _Report(bar, cancel)
-    elif callable(progress):
-        yield _Report(progress, cancel)
-    else:
-        raise TypeError(f"progress: wants a callable or a bool, has {type(progress).__name__}")
-
-
-@contextmanager
-def _tqdm_bar() -> Iterator[Progress]:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise MissingExtraError("progress=True needs tqdm: pip install 'smallmind[demo]'") from None
-    with tqdm(unit="B", unit_scale=True, unit_divisor=1024) as bar:
-
-        def update(stage: str, done: int, total: int) -> None:
-            bar.set_description(stage, refresh=False)
-            bar.total = total
-            bar.n = done
-            bar.refresh()
-
-        yield update
 
 
 def _pull(name: str, model: Model, report: _Report) -> Path:

@@ -13,6 +13,7 @@ import typer
 
 import smallmind as sm
 
+from .. import hub
 from . import demo as demo_command
 from . import inspect as inspect_command
 from .output import model_path, note, printable, progress_bar, pull_with_bar, reported, say
@@ -61,7 +62,7 @@ def load(model: str, threads: int | None, context_length: int | None) -> sm.Engi
 
 @app.command()
 def demo(
-    model: ModelOption = sm.hub.DEFAULT_MODEL,
+    model: ModelOption = hub.DEFAULT_MODEL,
     threads: ThreadsOption = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens")] = 96,
     seed: Annotated[int, typer.Option("--seed")] = 1,
@@ -74,7 +75,7 @@ def demo(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
-    model: ModelOption = sm.hub.DEFAULT_MODEL,
+    model: ModelOption = hub.DEFAULT_MODEL,
     threads: ThreadsOption = None,
     context_length: ContextOption = None,
     max_tokens: MaxTokensOption = None,
@@ -115,7 +116,7 @@ def generate(
 
 @app.command()
 def chat(
-    model: ModelOption = sm.hub.DEFAULT_MODEL,
+    model: ModelOption = hub.DEFAULT_MODEL,
     system: Annotated[str | None, typer.Option("--system", help="The system message.")] = None,
     threads: ThreadsOption = None,
     context_length: ContextOption = None,
@@ -228,7 +229,7 @@ def pull(
     """Fetches a model into the cache and prints its path."""
     with reported():
         if name is None:
-            for known, entry in sm.hub.MODELS.items():
+            for known, entry in hub.MODELS.items():
                 say(f"{known}\t{entry.size / 1e6:.0f} MB\t{entry.license}")
             return
         say(printable(pull_with_bar(name)))
