@@ -34,6 +34,12 @@ struct Activations {
       nullptr;  // sums of the codes of columns 0-15 and 16-31, [n_tokens][n_columns / 32][2]
   int32_t* sums = nullptr;  // their sum, [n_tokens][n_columns / 32]
   size_t n_columns = 0;
+
+  // Fine inputs have two planes: the code is 128 * codes + low_codes (low -64 ... 64), d = amax /
+  // 16,256, scaled_sums are of the whole code. Null: one plane.
+  int8_t* low_codes = nullptr;
+  int32_t* low_half_sums = nullptr;
+  int32_t* low_sums = nullptr;
 };
 
 enum class Rope : uint8_t {
@@ -70,7 +76,9 @@ struct Kernels {
   // Quantises tokens [first, first + n) of a.values: d = amax / 127, code = rne(x * (127 / amax));
   // d = 0 below 2^-100, NaN if an input is not finite.
   void (*quantize)(const Activations& a, size_t first, size_t n);
-  // The same for blocks [first_block, first_block + n_blocks) of one token.
+  // The same with two planes. REQUIRES: a.low_codes.
+  void (*quantize_fine)(const Activations& a, size_t first, size_t n);
+  // As quantize, for blocks [first_block, first_block + n_blocks) of one token.
   void (*quantize_blocks)(const Activations& a, size_t token, size_t first_block, size_t n_blocks);
   // out[token][row] for tokens [0, n_tokens) and the rows of panels [first_panel, first_panel +
   // n_panels); rows stand at their own index, out_stride floats between tokens.

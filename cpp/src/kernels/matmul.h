@@ -42,8 +42,23 @@ inline typename S::Dot start_dot(const int32_t* sum) {
     return S::dot_start();
 }
 
+// The dot of groups [kFirst, kLast) with one block of inputs; sums point at the input codes' sums
+// of the same columns.
+template <class S, class F, bool kFine, size_t kFirst, size_t kLast>
+inline typename S::Row block_dot(const quant::Codes<S>& codes, const Activations& a, size_t at,
+                                 const int32_t* sum, const int32_t* low_sum) {
+  auto dot = start_dot<S, F>(sum);
+  dot_groups<S, F, kFirst, kLast>(dot, codes, a.codes + at * quant::kBlockColumns);
+  if constexpr (kFine) {
+    auto low = start_dot<S, F>(low_sum);
+    dot_groups<S, F, kFirst, kLast>(low, codes, a.low_codes + at * quant::kBlockColumns);
+    dot = S::dot_planes(dot, low);
+  }
+  return S::dot_to_row(dot);
+}
+
 // One strip of rows times kTokens tokens.
-template <class S, class F, size_t kTokens, bool kPrefetch>
+template <class S, class F, bool kFine, size_t kTokens, bool kPrefetch>
 inline void integer_tile(const std::byte* panel, size_t panel_bytes, size_t row,
                          const Activations& a, size_t token, typename S::Row (&acc)[kTokens]) {
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
@@ -57,20 +72,18 @@ inline void integer_tile(const std::byte* panel, size_t panel_bytes, size_t row,
     const auto scale = F::template scale<S>(panel, n_blocks, b, 0, row);
     for (size_t t = 0; t < kTokens; ++t) {
       const size_t at = (token + t) * n_blocks + b;
-      const int8_t* inputs = a.codes + at * quant::kBlockColumns;
       const auto d = S::row_set1(a.scales[at]);
       if constexpr (F::kScalesPerBlock == 1) {
-        auto dot = start_dot<S, F>(a.sums + at);
-        dot_groups<S, F, 0, 8>(dot, codes, inputs);
-        acc[t] = S::fma(S::dot_to_row(dot), S::mul(scale, d), acc[t]);
+        const auto c = block_dot<S, F, kFine, 0, 8>(codes, a, at, a.sums + at, a.low_sums + at);
+        acc[t] = S::fma(c, S::mul(scale, d), acc[t]);
       } else {
         const auto scale_high = F::template scale<S>(panel, n_blocks, b, 1, row);
-        auto low = start_dot<S, F>(a.half_sums + 2 * at);
-        auto high = start_dot<S, F>(a.half_sums + 2 * at + 1);
-        dot_groups<S, F, 0, 4>(low, codes, inputs);
-        dot_groups<S, F, 4, 8>(high, codes, inputs);
-        acc[t] = S::fma(S::dot_to_row(low), S::mul(scale, d), acc[t]);
-        acc[t] = S::fma(S::dot_to_row(high), S::mul(scale_high, d), acc[t]);
+        const auto low = block_dot<S, F, kFine, 0, 4>(codes, a, at, a.half_sums + 2 * at,
+                                                      a.low_half_sums + 2 * at);
+        const auto high = block_dot<S, F, kFine, 4, 8>(codes, a, at, a.half_sums + 2 * at + 1,
+                                                       a.low_half_sums + 2 * at + 1);
+        acc[t] = S::fma(low, S::mul(scale, d), acc[t]);
+        acc[t] = S::fma(high, S::mul(scale_high, d), acc[t]);
       }
       if constexpr (F::kHasMin) {
         const auto offset = F::template offset<S>(panel, n_blocks, b, row);
@@ -93,7 +106,7 @@ inline void float_tile(const std::byte* panel, size_t panel_bytes, size_t row, c
   }
 }
 
-template <class S, class F, size_t kTokens, bool kPrefetch>
+template <class S, class F, bool kFine, size_t kTokens, bool kPrefetch>
 void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token, float* out,
                 size_t out_stride) {
   const std::byte* bytes = w.panels + panel * w.panel_bytes;
@@ -102,7 +115,7 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
     if (first >= w.n_rows) return;
     typename S::Row acc[kTokens];
     if constexpr (F::kInteger)
-      integer_tile<S, F, kTokens, kPrefetch>(bytes, w.panel_bytes, row, a, token, acc);
+      integer_tile<S, F, kFine, kTokens, kPrefetch>(bytes, w.panel_bytes, row, a, token, acc);
     else
       float_tile<S, F, kTokens, kPrefetch>(bytes, w.panel_bytes, row, a, token, acc);
     for (size_t t = 0; t < kTokens; ++t) {
@@ -119,26 +132,30 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
 }
 
 // Tiles of kTokens while they fit, then smaller ones.
-template <class S, class F, size_t kTokens>
+template <class S, class F, bool kFine, size_t kTokens>
 void panel_tokens(const PackedMatrix& w, size_t panel, const Activations& a, size_t token,
                   size_t n_tokens, float* out, size_t out_stride) {
   for (; token + kTokens <= n_tokens; token += kTokens) {
     if (token == 0)
-      panel_tile<S, F, kTokens, true>(w, panel, a, token, out, out_stride);
+      panel_tile<S, F, kFine, kTokens, true>(w, panel, a, token, out, out_stride);
     else
-      panel_tile<S, F, kTokens, false>(w, panel, a, token, out, out_stride);
+      panel_tile<S, F, kFine, kTokens, false>(w, panel, a, token, out, out_stride);
   }
   if constexpr (kTokens > 1)
     if (token < n_tokens)
-      panel_tokens<S, F, kTokens / 2>(w, panel, a, token, n_tokens, out, out_stride);
+      panel_tokens<S, F, kFine, kTokens / 2>(w, panel, a, token, n_tokens, out, out_stride);
 }
 
 template <class S>
 void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
             size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
-    for (size_t p = first_panel; p < first_panel + n_panels; ++p)
-      panel_tokens<S, F, S::kMaxTile>(w, p, a, 0, n_tokens, out, out_stride);
+    for (size_t p = first_panel; p < first_panel + n_panels; ++p) {
+      if (F::kInteger && a.low_codes != nullptr)
+        panel_tokens<S, F, F::kInteger, S::kMaxTile>(w, p, a, 0, n_tokens, out, out_stride);
+      else
+        panel_tokens<S, F, false, S::kMaxTile>(w, p, a, 0, n_tokens, out, out_stride);
+    }
   });
 }
 

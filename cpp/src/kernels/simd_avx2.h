@@ -75,6 +75,10 @@ struct Avx2 {
     if constexpr (kStep % kGroups == kGroups - 1 || kStep == 7)
       dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
   }
+  // 128 * high + low
+  static Dot dot_planes(const Dot& high, const Dot& low) {
+    return {_mm256_add_epi32(_mm256_slli_epi32(high.total, 7), low.total), low.partial};
+  }
   static Row dot_to_row(const Dot& dot) { return _mm256_cvtepi32_ps(dot.total); }
 
   static Row load_half(const std::byte* p) {

@@ -56,7 +56,10 @@ struct Avx512 {
     dot = _mm512_dpbusd_epi32(dot, codes, _mm512_set1_epi32(four));
   }
   static Row dot_to_row(Dot dot) { return _mm512_cvtepi32_ps(dot); }
-  static void dot_merge(Dot& a, Dot b) { a = _mm512_add_epi32(a, b); }
+  // 128 * high + low
+  static Dot dot_planes(Dot high, Dot low) {
+    return _mm512_add_epi32(_mm512_slli_epi32(high, 7), low);
+  }
 
   // Rows.
   static Row load_half(const std::byte* p) {

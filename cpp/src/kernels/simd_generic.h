@@ -70,6 +70,8 @@ struct Generic {
     const Ints sums = (Ints)(even * even_inputs + odd * odd_inputs);
     dot += ((Ints)((Unsigned)sums << 16) >> 16) + (sums >> 16);
   }
+  // 128 * high + low
+  static Dot dot_planes(const Dot& high, const Dot& low) { return high * 128 + low; }
   static Row dot_to_row(const Dot& dot) { return __builtin_convertvector(dot, Vec); }
 
   static Row load_half(const std::byte* p) {

@@ -9,9 +9,9 @@ namespace smallmind::kernel {
 
 template <class S>
 constexpr Kernels make_table(const char* name) {
-  return {name,        quantize<S>, quantize_blocks<S>, matmul<S>, rms_norm<S>,       gated<S>,
-          add<S>,      scale<S>,    softcap<S>,         rope<S>,   round_bf16_row<S>, store_kv<S>,
-          attention<S>};
+  return {name,        quantize<S>,       quantize_fine<S>, quantize_blocks<S>, matmul<S>,
+          rms_norm<S>, gated<S>,          add<S>,           scale<S>,           softcap<S>,
+          rope<S>,     round_bf16_row<S>, store_kv<S>,      attention<S>};
 }
 
 }  // namespace smallmind::kernel

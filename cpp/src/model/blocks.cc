@@ -41,12 +41,12 @@ size_t item_panels(size_t n_panels, int n_threads) {
 // One product of a region: weights, where it goes, and how far apart its tokens stand there.
 struct Product {
   const PackedMatrix* weights;
+  const Activations* inputs;
   float* out;
 };
 
-// Runs products over the same inputs as one region.
-void run_products(const Step& step, const Activations& inputs,
-                  std::initializer_list<Product> products) {
+// Runs products as one region.
+void run_products(const Step& step, std::initializer_list<Product> products) {
   size_t n_panels = 0;
   for (const Product& p : products) n_panels += p.weights->n_panels();
   const size_t each = item_panels(n_panels, step.gang.n_threads());
@@ -60,7 +60,7 @@ void run_products(const Step& step, const Activations& inputs,
         continue;
       }
       const size_t first = item * each;
-      kernels().matmul(*p.weights, first, std::min(each, p.weights->n_panels() - first), inputs,
+      kernels().matmul(*p.weights, first, std::min(each, p.weights->n_panels() - first), *p.inputs,
                        step.n_tokens(), p.out, p.weights->n_rows);
       return;
     }
@@ -110,9 +110,23 @@ ActivationRows::ActivationRows(size_t n_tokens, size_t n_columns)
       view_{values_.data(),    codes_.data(), scales_.data(), scaled_sums_.data(),
             half_sums_.data(), sums_.data(),  n_columns} {}
 
+ActivationRows::ActivationRows(size_t n_tokens, const ActivationRows& values)
+    : ActivationRows(n_tokens, values.view_.n_columns) {
+  values_ = {};
+  view_.values = values.view_.values;
+  const size_t n_columns = view_.n_columns, n_blocks = n_tokens * (n_columns / 32 + 1);
+  low_codes_ = AlignedBuffer<int8_t>(n_tokens * n_columns);
+  low_half_sums_ = AlignedBuffer<int32_t>(2 * n_blocks);
+  low_sums_ = AlignedBuffer<int32_t>(n_blocks);
+  view_.low_codes = low_codes_.data();
+  view_.low_half_sums = low_half_sums_.data();
+  view_.low_sums = low_sums_.data();
+}
+
 DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w)
     : hidden(kMaxBatchTokens * c.n_embd),
       normed(kMaxBatchTokens, c.n_embd),
+      normed_fine(kMaxBatchTokens, normed),
       q(kMaxBatchTokens * c.n_queries()),
       k(kMaxBatchTokens * c.n_keys()),
       v(kMaxBatchTokens * c.n_keys()),
@@ -172,8 +186,14 @@ void add_and_norm(const Step& step, const std::vector<float>& post_norm,
 
 void project_qkv(const Step& step, const LayerWeights& layer) {
   DecoderWorkspace& ws = step.ws;
-  run_products(step, ws.normed.view(),
-               {{&layer.q, ws.q.data()}, {&layer.k, ws.k.data()}, {&layer.v, ws.v.data()}});
+  // The values decide most of the error of eight-bit inputs: theirs have two planes (numerics.md,
+  // "Activations").
+  if (needs_codes(layer.v))
+    for_each_token(step, [&](size_t t) { kernels().quantize_fine(ws.normed_fine.view(), t, 1); });
+  const Activations& inputs = ws.normed.view();
+  run_products(step, {{&layer.q, &inputs, ws.q.data()},
+                      {&layer.k, &inputs, ws.k.data()},
+                      {&layer.v, &ws.normed_fine.view(), ws.v.data()}});
 }
 
 size_t kv_region_bytes(const Config& c) { return kPageTokens * c.head_dim * 2; }
@@ -266,7 +286,7 @@ void attention(const Step& step, size_t i_layer) {
 }
 
 void project_out(const Step& step, const LayerWeights& layer) {
-  run_products(step, step.ws.attended.view(), {{&layer.o, step.ws.projected.data()}});
+  run_products(step, {{&layer.o, &step.ws.attended.view(), step.ws.projected.data()}});
 }
 
 void feed_forward(const Step& step, const LayerWeights& layer) {
@@ -287,7 +307,7 @@ void feed_forward(const Step& step, const LayerWeights& layer) {
       if (quantised) kernels().quantize_blocks(gate, t, row / 32, n_rows / 32);
     }
   });
-  run_products(step, gate, {{&layer.down, ws.projected.data()}});
+  run_products(step, {{&layer.down, &gate, ws.projected.data()}});
 }
 
 void output_logits(const Step& step, std::span<const int32_t> rows, float* out) {

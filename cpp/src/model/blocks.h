@@ -19,6 +19,8 @@ class ActivationRows {
  public:
   ActivationRows() = default;
   ActivationRows(size_t n_tokens, size_t n_columns);
+  // Two planes of codes over the values of `values`, which must outlive this.
+  ActivationRows(size_t n_tokens, const ActivationRows& values);
   const Activations& view() const { return view_; }
   float* row(size_t token) const { return view_.values + token * view_.n_columns; }
 
@@ -29,6 +31,9 @@ class ActivationRows {
   AlignedBuffer<float> scaled_sums_;
   AlignedBuffer<int32_t> half_sums_;
   AlignedBuffer<int32_t> sums_;
+  AlignedBuffer<int8_t> low_codes_;
+  AlignedBuffer<int32_t> low_half_sums_;
+  AlignedBuffer<int32_t> low_sums_;
   Activations view_;
 };
 
@@ -55,6 +60,7 @@ class DecoderWorkspace : public Workspace {
   std::vector<StepToken> tokens;   // at most kMaxBatchTokens
   AlignedBuffer<float> hidden;     // [token][n_embd], the residual stream
   ActivationRows normed;           // [token][n_embd]
+  ActivationRows normed_fine;      // the same with two planes of codes, for the values
   AlignedBuffer<float> q;          // [token][n_queries]
   AlignedBuffer<float> k;          // [token][n_keys]
   AlignedBuffer<float> v;          // [token][n_keys]

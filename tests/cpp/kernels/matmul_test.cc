@@ -128,6 +128,10 @@ std::vector<SubBlock> sub_blocks(const quant::Q6_K::Block& b) {
   return all;
 }
 
+int64_t input_code(const Activations& a, size_t i) {
+  return a.low_codes == nullptr ? int64_t{a.codes[i]} : 128 * int64_t{a.codes[i]} + a.low_codes[i];
+}
+
 template <class F>
 float expected_dot(const Weights& w, size_t row, const Activations& a, size_t token) {
   float acc = 0;
@@ -145,7 +149,7 @@ float expected_dot(const Weights& w, size_t row, const Activations& a, size_t to
       for (const SubBlock& s : sub_blocks(block)) {
         int64_t dot = 0;
         for (size_t k = 0; k < s.codes.size(); ++k)
-          dot += int64_t{s.codes[k]} * a.codes[token * kColumns + column + k];
+          dot += int64_t{s.codes[k]} * input_code(a, token * kColumns + column + k);
         const size_t at = (token * kColumns + column) / 32;
         acc = std::fma(static_cast<float>(dot), s.scale * a.scales[at], acc);
         if constexpr (F::kHasMin) acc = std::fma(s.offset, a.scaled_sums[at], acc);
@@ -157,17 +161,17 @@ float expected_dot(const Weights& w, size_t row, const Activations& a, size_t to
 }
 
 template <class F>
-void check_format(int fill, bool extreme_inputs, size_t n_tokens) {
+void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = false) {
   std::mt19937 rng(static_cast<unsigned>(fill + 100) * 31 + static_cast<unsigned>(n_tokens));
   const Weights w = make_weights<F>(rng, fill);
   ActivationBuffer buffer(n_tokens, kColumns);
-  const Activations a = buffer.view();
+  const Activations a = buffer.view(fine);
   for (size_t i = 0; i < n_tokens * kColumns; ++i)
     a.values[i] = extreme_inputs
                       ? (rng() % 2 ? 3.0f : -3.0f)
                       : static_cast<float>(static_cast<int>(rng() % 20001) - 10000) / 700.0f;
   for (const Kernels* isa : available_kernels()) {
-    isa->quantize(a, 0, n_tokens);
+    (fine ? isa->quantize_fine : isa->quantize)(a, 0, n_tokens);
     std::vector<float> out(n_tokens * kRows, -1.0f);
     isa->matmul(w.matrix, 0, w.matrix.n_panels(), a, n_tokens, out.data(), kRows);
     for (size_t t = 0; t < n_tokens; ++t) {
@@ -191,6 +195,16 @@ TEST(MatmulTest, GivesTheFrozenFormulaBitForBitOnRandomCodes) {
 TEST(MatmulTest, GivesTheFrozenFormulaAtExtremeCodes) {
   for (const int fill : {0x00, 0x80, 0x7f, 0xff, 0x0f, 0xf0})
     Formats::for_each([&]<class F>() { check_format<F>(fill, true, 3); });
+}
+
+TEST(MatmulTest, GivesTheFrozenFormulaWithTwoPlanesOfInputs) {
+  for (const size_t n_tokens : {1, 3, 16}) {
+    Formats::for_each([&]<class F>() {
+      check_format<F>(-1, false, n_tokens, true);
+      check_format<F>(0x80, true, n_tokens, true);
+      check_format<F>(0xff, true, n_tokens, true);
+    });
+  }
 }
 
 }  // namespace

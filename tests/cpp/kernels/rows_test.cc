@@ -69,6 +69,29 @@ TEST(RowsTest, QuantizesToNearestWithTheBlocksMaximum) {
   }
 }
 
+TEST(RowsTest, QuantizesFinelyInTwoPlanes) {
+  const auto x = random_floats(256, 5.0f, 9);
+  for (const Kernels* isa : available_kernels()) {
+    ActivationBuffer buffer(1, x.size());
+    const Activations a = buffer.view(true);
+    std::memcpy(a.values, x.data(), x.size() * 4);
+    isa->quantize_fine(a, 0, 1);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const int code = 128 * a.codes[i] + a.low_codes[i];
+      ASSERT_NEAR(static_cast<float>(code) * a.scales[i / 32], x[i], a.scales[i / 32] * 0.51f)
+          << isa->name;
+      ASSERT_LE(std::abs(int{a.low_codes[i]}), 64);
+    }
+    for (size_t b = 0; b < x.size() / 32; ++b) {
+      int sum = 0;
+      for (size_t i = 0; i < 32; ++i) sum += 128 * a.codes[b * 32 + i] + a.low_codes[b * 32 + i];
+      ASSERT_EQ(128 * a.sums[b] + a.low_sums[b], sum);
+      ASSERT_EQ(a.low_half_sums[2 * b] + a.low_half_sums[2 * b + 1], a.low_sums[b]);
+      ASSERT_EQ(a.scaled_sums[b], a.scales[b] * static_cast<float>(sum));
+    }
+  }
+}
+
 // G-65: int8 would hide a poisoned input.
 TEST(RowsTest, MarksABlockWithANonFiniteInput) {
   for (const float bad :
