@@ -42,7 +42,7 @@ TEXTS = [
     "def fib(n: int) -> int:\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\n",
     "for (int i = 0; i < n; ++i) {\n\tsum += a[i] * b[i];  // dot\n}\n\n\n#endif\r\n",
     '{"name": "smallmind", "ids": [1, 2, 3], "nested": {"ok": true, "none": null}}\n',
-    "<p class=\"x\">A &amp; B<br/></p>\n<table><tr><td>1</td></tr></table>",
+    '<p class="x">A &amp; B<br/></p>\n<table><tr><td>1</td></tr></table>',
     "SELECT * FROM t WHERE a >= 10 AND b != 'it''s'; -- comment",
     "https://example.org/a/b?c=d&e=%20f#g and mail@example.org",
     "Die Straße überquert den Fluß; größer, schöner, ÄÖÜ.",
@@ -80,13 +80,22 @@ TEXTS = [
 def random_texts(n: int) -> list[str]:
     """Texts of random words, marks and characters of several scripts."""
     draw = random.Random(20240517)
-    pools = ["etaoinshrdlu", "ABCXYZ", "0123456789", " \n\t", ".,;:!?'\"()-", "äéñßøł", "жзиклм",
-             "漢字仮名交", "ابتث", "😀🚀⭐"]
+    pools = [
+        "etaoinshrdlu",
+        "ABCXYZ",
+        "0123456789",
+        " \n\t",
+        ".,;:!?'\"()-",
+        "äéñßøł",
+        "жзиклм",
+        "漢字仮名交",
+        "ابتث",
+        "😀🚀⭐",
+    ]
     weights = [40, 4, 6, 22, 8, 6, 6, 5, 3, 2]
     return [
         "".join(
-            draw.choice(pool)
-            for pool in draw.choices(pools, weights, k=draw.randrange(1, 120))
+            draw.choice(pool) for pool in draw.choices(pools, weights, k=draw.randrange(1, 120))
         )
         for _ in range(n)
     ]
@@ -103,7 +112,7 @@ def add_specials(tokenizer: Tokenizer, tokens: list[str], types: list[int], pars
     wanted = {USER_DEFINED, CONTROL, UNKNOWN} if parsed else {USER_DEFINED}
     found = [
         AddedToken(token, normalized=False, special=kind != USER_DEFINED)
-        for token, kind in zip(tokens, types)
+        for token, kind in zip(tokens, types, strict=True)
         if kind in wanted
     ]
     tokenizer.add_tokens(found)
@@ -117,8 +126,10 @@ def smollm2(path: str, parsed: bool) -> Tokenizer:
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True),
-         pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     add_specials(tokenizer, tokens, types, parsed)
@@ -131,9 +142,9 @@ def gemma3(path: str, parsed: bool) -> Tokenizer:
     tokens, types = read_field(reader, "tokens"), read_field(reader, "token_type")
     scores = read_field(reader, "scores")
     vocab = {token: i for i, token in enumerate(tokens)}
-    plain = {token for token, kind in zip(tokens, types) if kind == NORMAL}
+    plain = {token for token, kind in zip(tokens, types, strict=True) if kind == NORMAL}
     merges = []
-    for token, kind, score in zip(tokens, types, scores):
+    for token, kind, score in zip(tokens, types, scores, strict=True):
         if kind != NORMAL:
             continue
         for cut in range(1, len(token)):
@@ -142,8 +153,13 @@ def gemma3(path: str, parsed: bool) -> Tokenizer:
                 merges.append((-score, vocab[left], vocab[right], (left, right)))
     merges.sort()
     tokenizer = Tokenizer(
-        BPE(vocab=vocab, merges=[m[3] for m in merges], byte_fallback=True, fuse_unk=True,
-            unk_token="<unk>")
+        BPE(
+            vocab=vocab,
+            merges=[m[3] for m in merges],
+            byte_fallback=True,
+            fuse_unk=True,
+            unk_token="<unk>",
+        )
     )
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     add_specials(tokenizer, tokens, types, parsed)
@@ -155,7 +171,10 @@ def gemma3_sentencepiece(path: str) -> sentencepiece.SentencePieceProcessor:
     reader = GGUFReader(path)
     model = sentencepiece_model_pb2.ModelProto()
     rows = zip(
-        read_field(reader, "tokens"), read_field(reader, "scores"), read_field(reader, "token_type")
+        read_field(reader, "tokens"),
+        read_field(reader, "scores"),
+        read_field(reader, "token_type"),
+        strict=True,
     )
     for token, score, kind in rows:
         text = token.replace(" ", "▁") if kind == USER_DEFINED else token
@@ -180,13 +199,16 @@ def main() -> None:
             for key, t in (("plain", make(path, False)), ("parsed", make(path, True)))
         }
     second = gemma3_sentencepiece(sys.argv[2])
-    for text, ids in zip(texts, models["gemma3"]["plain"]):
+    for text, ids in zip(texts, models["gemma3"]["plain"], strict=True):
         # It looks for user-defined tokens after U+2581 has become a space, the others before.
         if "\u2581" not in text and second.encode(text) != ids:
             raise SystemExit(f"sentencepiece differs on {text!r}:\n{second.encode(text)}\n{ids}")
     rows = ",\n".join(
-        json.dumps([text] + [models[m][k][i] for m in models for k in ("plain", "parsed")],
-                   ensure_ascii=True, separators=(",", ":"))
+        json.dumps(
+            [text] + [models[m][k][i] for m in models for k in ("plain", "parsed")],
+            ensure_ascii=True,
+            separators=(",", ":"),
+        )
         for i, text in enumerate(texts)
     )
     columns = json.dumps(["text"] + [f"{m}.{k}" for m in models for k in ("plain", "parsed")])
