@@ -1,5 +1,7 @@
 #include "tokenizer/bpe.h"
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <string>
 
@@ -11,6 +13,7 @@ namespace smallmind {
 namespace {
 
 constexpr size_t kMaxProbes = 512;  // as in Vocab: more means computed collisions
+constexpr size_t kTogether = 32;
 
 [[noreturn]] void fail_merge(size_t line, std::string_view text, const std::string& why) {
   throw Error(ErrorKind::kModelFormat, "key 'tokenizer.ggml.merges': line " + std::to_string(line) +
@@ -24,78 +27,101 @@ size_t hash_pair(int32_t left, int32_t right) noexcept {
   return static_cast<size_t>(product ^ (product >> 32));
 }
 
-// Resolves the parts of merge lines to ids; keeps its buffers.
-class LineReader {
+// Resolves merge lines to ids in two steps, so that many lines wait for memory together.
+class MergeLine {
  public:
-  explicit LineReader(const Vocab& vocab) : vocab_(vocab) {}
+  void prepare(const Vocab& vocab, size_t number, std::string_view text) {
+    number_ = number;
+    text_ = text;
+    space_ = text.find(' ', 1);
+    if (space_ == std::string_view::npos || space_ + 1 == text.size()) {
+      fail_merge(number, text, "is not two tokens with a space between");
+    }
+    left_.prepare(vocab, text.substr(0, space_));
+    right_.prepare(vocab, text.substr(space_ + 1));
+  }
 
-  struct Parts {
+  struct Ids {
     int32_t left;
     int32_t right;
     int32_t joined;
   };
-  Parts read(size_t line, std::string_view text) {
-    const size_t space = text.find(' ', 1);
-    if (space == std::string_view::npos || space + 1 == text.size()) {
-      fail_merge(line, text, "is not two tokens with a space between");
+  // expected: what the line makes if the vocabulary numbers its tokens in the order of the merges.
+  Ids resolve(const Vocab& vocab, int32_t expected) const {
+    Ids ids{};
+    ids.left = checked(vocab, left_.find(vocab), left_.text, "names");
+    ids.right = checked(vocab, right_.find(vocab), right_.text, "names");
+    if (left_.plain && right_.plain && expected < vocab.size() && vocab.is_plain(expected)) {
+      const std::string_view bytes = vocab.bytes(expected);
+      if (bytes.size() == left_.bytes.size() + right_.bytes.size() &&
+          bytes.starts_with(left_.bytes) && bytes.ends_with(right_.bytes)) {
+        ids.joined = expected;
+        return ids;
+      }
     }
-
-    Parts parts{};
-    parts.left = resolve(line, text, text.substr(0, space), "names the token");
-    parts.right = resolve(line, text, text.substr(space + 1), "names the token");
-    // Vocabularies number their tokens in the order in which the merges make them.
-    const int32_t next = last_joined_ + 1;
-    parts.joined = next < vocab_.size() && is_join(next, parts)
-                       ? next
-                       : resolve(line, text, without(text, space), "makes the token");
-    last_joined_ = parts.joined;
-    return parts;
+    Part joined;
+    const std::string text = std::string(left_.text) + std::string(right_.text);
+    joined.prepare(vocab, text);
+    ids.joined = checked(vocab, joined.find(vocab), text, "makes");
+    return ids;
   }
+
+  std::string_view text() const { return text_; }
 
  private:
-  std::string_view without(std::string_view text, size_t space) {
-    joined_.assign(text.substr(0, space));
-    return joined_.append(text.substr(space + 1));
-  }
+  struct Part {
+    std::string_view text;
+    std::string bytes;
+    uint64_t prepared = 0;
+    bool plain = false;
 
-  bool is_join(int32_t id, const Parts& parts) const {
-    const std::string_view left = vocab_.bytes(parts.left);
-    return vocab_.is_plain(id) && vocab_.is_plain(parts.left) && vocab_.is_plain(parts.right) &&
-           vocab_.bytes(id).size() == left.size() + vocab_.bytes(parts.right).size() &&
-           vocab_.bytes(id).starts_with(left) &&
-           vocab_.bytes(id).ends_with(vocab_.bytes(parts.right));
-  }
-
-  int32_t resolve(size_t line, std::string_view text, std::string_view part, const char* role) {
-    int32_t id = Vocab::kNone;
-    if (decode_token_text(TextCoding::kByteLevel, part, bytes_)) id = vocab_.find_plain(bytes_);
-    if (id == Vocab::kNone) id = vocab_.find_literal(part);
-    if (id == Vocab::kNone) {
-      fail_merge(line, text,
-                 std::string(role) + " '" + escape(part) + "', which is not in the vocabulary");
+    void prepare(const Vocab& vocab, std::string_view part) {
+      text = part;
+      plain = decode_token_text(TextCoding::kByteLevel, part, bytes);
+      if (plain) prepared = vocab.prepare_plain(bytes);
     }
-    if (vocab_.is_control(id)) {
-      fail_merge(line, text, std::string(role) + " '" + escape(part) + "', a control token");
+    int32_t find(const Vocab& vocab) const {
+      const int32_t id = plain ? vocab.find_plain(bytes, prepared) : Vocab::kNone;
+      return id != Vocab::kNone ? id : vocab.find_literal(text);
     }
-    return id;
+  };
+
+  int32_t checked(const Vocab& vocab, int32_t id, std::string_view part, const char* verb) const {
+    if (id != Vocab::kNone && !vocab.is_control(id)) return id;
+    fail_merge(
+        number_, text_,
+        std::string(verb) + " the token '" + escape(part) +
+            (id == Vocab::kNone ? "', which is not in the vocabulary" : "', a control token"));
   }
 
-  const Vocab& vocab_;
-  std::string bytes_;
-  std::string joined_;
-  int32_t last_joined_ = Vocab::kNone;
+  size_t number_ = 0;
+  std::string_view text_;
+  size_t space_ = 0;
+  Part left_;
+  Part right_;
 };
 
 }  // namespace
 
 MergeTable::MergeTable(const Vocab& vocab, const gguf::StringArrayView& lines) {
   slots_.resize(std::bit_ceil(lines.size() + lines.size() / 2 + 2));
-  LineReader reader(vocab);
-  for (size_t line = 0; line < lines.size(); ++line) {
-    const std::string_view text = lines[line];
-    const LineReader::Parts parts = reader.read(line, text);
-    const Slot slot{parts.left, parts.right, {static_cast<uint32_t>(line), parts.joined}};
-    if (!insert(slot, line)) fail_merge(line, text, "stands there twice");
+  std::array<MergeLine, kTogether> block;
+  std::array<Slot, kTogether> slots;
+  int32_t last_joined = Vocab::kNone;
+  for (size_t begin = 0; begin < lines.size(); begin += kTogether) {
+    const size_t n = std::min(kTogether, lines.size() - begin);
+    for (size_t i = 0; i < n; ++i) block[i].prepare(vocab, begin + i, lines[begin + i]);
+    for (size_t i = 0; i < n; ++i) {
+      const MergeLine::Ids ids = block[i].resolve(vocab, last_joined + 1);
+      last_joined = ids.joined;
+      slots[i] = {ids.left, ids.right, {static_cast<uint32_t>(begin + i), ids.joined}};
+      __builtin_prefetch(&slots_[hash_pair(ids.left, ids.right) & (slots_.size() - 1)], 1);
+    }
+    for (size_t i = 0; i < n; ++i) {
+      if (!insert(slots[i], begin + i)) {
+        fail_merge(begin + i, block[i].text(), "stands there twice");
+      }
+    }
   }
 }
 

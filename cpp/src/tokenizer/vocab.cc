@@ -55,9 +55,8 @@ uint64_t Vocab::hash(std::string_view bytes, bool plain) const noexcept {
   return mix(state, state >> 32);
 }
 
-int32_t Vocab::find(std::string_view bytes, bool plain) const noexcept {
+int32_t Vocab::find(std::string_view bytes, bool plain, uint64_t h) const noexcept {
   if (slots_.empty()) return kNone;
-  const uint64_t h = hash(bytes, plain);
   const size_t mask = slots_.size() - 1;
   for (size_t at = h & mask;; at = (at + 1) & mask) {
     const uint32_t slot = slots_[at];

@@ -57,8 +57,21 @@ class Vocab {
     return type(id) == TokenType::kControl || type(id) == TokenType::kUnknown;
   }
 
-  int32_t find_plain(std::string_view bytes) const noexcept { return find(bytes, true); }
-  int32_t find_literal(std::string_view bytes) const noexcept { return find(bytes, false); }
+  int32_t find_plain(std::string_view bytes) const noexcept {
+    return find(bytes, true, hash(bytes, true));
+  }
+  int32_t find_literal(std::string_view bytes) const noexcept {
+    return find(bytes, false, hash(bytes, false));
+  }
+  // find_plain in two steps, for many at once: the first fetches the memory that the second reads.
+  uint64_t prepare_plain(std::string_view bytes) const noexcept {
+    const uint64_t h = hash(bytes, true);
+    __builtin_prefetch(&slots_[h & (slots_.size() - 1)]);
+    return h;
+  }
+  int32_t find_plain(std::string_view bytes, uint64_t prepared) const noexcept {
+    return find(bytes, true, prepared);
+  }
   size_t max_plain_bytes() const noexcept { return max_plain_bytes_; }
   size_t memory_bytes() const noexcept;
 
@@ -67,7 +80,7 @@ class Vocab {
   static constexpr uint8_t kTypeMask = 0x7F;
 
   uint64_t hash(std::string_view bytes, bool plain) const noexcept;
-  int32_t find(std::string_view bytes, bool plain) const noexcept;
+  int32_t find(std::string_view bytes, bool plain, uint64_t h) const noexcept;
   bool try_index(Duplicate& duplicate);
 
   std::vector<char> blob_;

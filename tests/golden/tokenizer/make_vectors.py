@@ -169,7 +169,8 @@ def gemma3(path: str, parsed: bool) -> Tokenizer:
 def gemma3_sentencepiece(path: str) -> sentencepiece.SentencePieceProcessor:
     """The same vocabulary as a sentencepiece model."""
     reader = GGUFReader(path)
-    model = sentencepiece_model_pb2.ModelProto()
+    messages: Any = sentencepiece_model_pb2  # its classes are made at run time
+    model = messages.ModelProto()
     rows = zip(
         read_field(reader, "tokens"),
         read_field(reader, "scores"),
