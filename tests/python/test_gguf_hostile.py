@@ -51,10 +51,10 @@ def read_reports(arguments: list[str]) -> tuple[list[dict[str, Any]], str | None
     ends = [line for line in lines if "end" in line]
     if done.returncode == 0:
         return ends, None
-    assert lines, done.stderr
-    died_on = lines[-1].get("start")
-    assert died_on is not None, done.stderr
-    return ends, f"{died_on}: exit status {done.returncode}\n{done.stderr[-2000:]}"
+    how = f"exit status {done.returncode}\n{done.stderr[-2000:]}"
+    # Before the first case and between two only good models are loaded.
+    assert lines and "start" in lines[-1], how
+    return ends, f"{lines[-1]['start']}: {how}"
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +160,16 @@ def flip(file: Any, bit: int) -> None:
 def test_flipped_bits_of_the_header_give_an_error_or_a_working_model(
     architecture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """G-76: all bits through the reader; through the engine every 97th, with --all every 5th."""
+    """G-76: every 7th bit through the reader and every 97th through the engine; with --all all
+    and every 5th. The C++ tests flip all bits of a smaller model."""
     good = cases.base(architecture)
     path = tmp_path / "flipped.gguf"
     path.write_bytes(good.to_bytes())
     n_bits = len(good.header()) * 8
     n_refused = 0
     with path.open("r+b") as file:
-        for bit in range(n_bits):
+        inspected = range(0, n_bits, 1 if is_long(request) else 7)
+        for bit in inspected:
             flip(file, bit)
             n_refused += inspect_error(path) is not None
             flip(file, bit)
@@ -178,7 +180,7 @@ def test_flipped_bits_of_the_header_give_an_error_or_a_working_model(
             except sm.SmallMindError as error:
                 assert type(error).__name__ in TYPED, (bit, error)
             flip(file, bit)
-    assert n_refused > n_bits / 5
+    assert n_refused > len(inspected) / 5
     sm.Engine(str(path), n_threads=1).close()
 
 
