@@ -23,7 +23,7 @@ std::optional<const char*> reason_name(const CancellationToken& token) {
   return std::nullopt;
 }
 
-CancellationToken linked(const py::args& tokens) {
+CancellationToken linked(const py::Args<CancellationToken>& tokens) {
   std::vector<CancellationToken> parents;
   for (const py::handle token : tokens) {
     if (!py::isinstance<CancellationToken>(token)) {
@@ -74,7 +74,7 @@ The first cause wins: `reason` is "cancelled" after `cancel()`, "timeout" after 
              return "CancellationToken(reason=" +
                     (reason ? "'" + std::string(*reason) + "'" : std::string("None")) + ")";
            })
-      .def("__reduce_ex__", [](const CancellationToken&, int) -> py::tuple {
+      .def("__reduce_ex__", [](const CancellationToken&, int) -> AnyTuple {
         refuse_copy("CancellationToken", "pass the token itself, or make one in each process");
       });
 }

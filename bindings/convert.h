@@ -3,6 +3,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <cstdint>
 #include <optional>
@@ -17,8 +18,20 @@ namespace smallmind::bindings {
 
 namespace py = pybind11;
 
-// Python objects whose class the stubs shall name.
+// Python objects whose type the stubs shall name; what they really are is checked in use.
 inline bool is_any(PyObject*) { return true; }
+class TextArgument : public py::object {
+  PYBIND11_OBJECT(TextArgument, py::object, is_any)
+};
+class IdsArgument : public py::object {
+  PYBIND11_OBJECT(IdsArgument, py::object, is_any)
+};
+class PathArgument : public py::object {
+  PYBIND11_OBJECT(PathArgument, py::object, is_any)
+};
+class ProgressArgument : public py::object {
+  PYBIND11_OBJECT_DEFAULT(ProgressArgument, py::object, is_any)
+};
 class TokenObject : public py::object {
   PYBIND11_OBJECT(TokenObject, py::object, is_any)
 };
@@ -34,6 +47,8 @@ class StatusObject : public py::object {
 class SummaryObject : public py::object {
   PYBIND11_OBJECT(SummaryObject, py::object, is_any)
 };
+
+using AnyTuple = py::typing::Tuple<py::object, py::ellipsis>;
 
 // The UTF-8 of a str. Another type is a TypeError; a lone surrogate kInvalidArgument with its
 // place.
@@ -63,6 +78,23 @@ SummaryObject to_python(const FileSummary& summary);
 
 namespace pybind11::detail {
 
+template <>
+struct handle_type_name<smallmind::bindings::TextArgument> {
+  static constexpr auto name = const_name("str");
+};
+template <>
+struct handle_type_name<smallmind::bindings::IdsArgument> {
+  static constexpr auto name = const_name("collections.abc.Sequence[int]");
+};
+template <>
+struct handle_type_name<smallmind::bindings::PathArgument> {
+  static constexpr auto name = const_name("str | bytes | os.PathLike[str]");
+};
+template <>
+struct handle_type_name<smallmind::bindings::ProgressArgument> {
+  static constexpr auto name =
+      const_name("collections.abc.Callable[[str, int, int], object] | None");
+};
 template <>
 struct handle_type_name<smallmind::bindings::TokenObject> {
   static constexpr auto name = const_name("smallmind.results.Token");

@@ -44,9 +44,9 @@ void shut_down() {
   settle_shutdown();
 }
 
-std::unique_ptr<EngineHandle> load(const py::object& path, std::optional<int64_t> n_threads,
+std::unique_ptr<EngineHandle> load(const PathArgument& path, std::optional<int64_t> n_threads,
                                    std::optional<int64_t> context_length, bool enable_kv_cache,
-                                   const py::object& progress,
+                                   const ProgressArgument& progress,
                                    const std::optional<CancellationToken>& cancel) {
   const int64_t threads = positive(n_threads, "n_threads", 0);
   if (threads > std::numeric_limits<int>::max()) {
@@ -97,10 +97,10 @@ py::array_t<float> score_output(const py::object& out, size_t n_rows, int64_t n_
   return py::array_t<float>(array);
 }
 
-py::array_t<float> score(const EngineHandle& self, const py::object& ids,
+py::array_t<float> score(const EngineHandle& self, const IdsArgument& ids,
                          const py::object& positions, const py::object& out,
                          const std::optional<CancellationToken>& cancel,
-                         const py::object& progress) {
+                         const ProgressArgument& progress) {
   const std::vector<int32_t> tokens = ids_of(ids, "ids");
   std::vector<int64_t> rows;
   if (positions.is_none()) {

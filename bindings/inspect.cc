@@ -11,7 +11,7 @@ namespace smallmind::bindings {
 void bind_inspect(py::module_& module) {
   module.def(
       "inspect_file",
-      [](const py::object& path, const std::optional<CancellationToken>& cancel) {
+      [](const PathArgument& path, const std::optional<CancellationToken>& cancel) {
         const std::string file = path_of(path);
         FileSummary summary;
         Hooks(py::none(), cancel).run([&](const CallHooks& hooks) {

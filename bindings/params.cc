@@ -7,7 +7,7 @@
 namespace smallmind::bindings {
 namespace {
 
-std::vector<std::string> stops_of(const py::tuple& stop) {
+std::vector<std::string> stops_of(const py::typing::Tuple<py::str, py::ellipsis>& stop) {
   std::vector<std::string> out;
   for (const py::handle item : stop) {
     out.push_back(utf8_of(item, ("stop[" + std::to_string(out.size()) + "]").c_str()));
@@ -17,8 +17,9 @@ std::vector<std::string> stops_of(const py::tuple& stop) {
 
 SamplingParams make_params(std::optional<int64_t> max_tokens, double temperature, int64_t top_k,
                            double top_p, double min_p, double repeat_penalty, int64_t repeat_last_n,
-                           double presence_penalty, double frequency_penalty, const py::tuple& stop,
-                           bool ignore_eos, std::vector<std::pair<int64_t, double>> logit_bias,
+                           double presence_penalty, double frequency_penalty,
+                           const py::typing::Tuple<py::str, py::ellipsis>& stop, bool ignore_eos,
+                           std::vector<std::pair<int64_t, double>> logit_bias,
                            std::optional<int64_t> logprobs, std::optional<uint64_t> seed) {
   return SamplingParams{.max_tokens = max_tokens,
                         .temperature = temperature,

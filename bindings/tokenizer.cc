@@ -12,7 +12,7 @@ namespace {
 
 using Handle = std::shared_ptr<const Tokenizer>;
 
-Handle from_gguf(const py::object& path, const py::object& progress,
+Handle from_gguf(const PathArgument& path, const ProgressArgument& progress,
                  const std::optional<CancellationToken>& cancel) {
   const std::string file = path_of(path);
   Handle tokenizer;
@@ -22,14 +22,14 @@ Handle from_gguf(const py::object& path, const py::object& progress,
   return tokenizer;
 }
 
-std::vector<int32_t> encode(const Tokenizer& tokenizer, const py::object& text, bool add_special,
+std::vector<int32_t> encode(const Tokenizer& tokenizer, const TextArgument& text, bool add_special,
                             bool parse_special, const std::vector<size_t>& literal_marks) {
   const std::string utf8 = utf8_of(text, "text");
   const GilRelease released;
   return tokenizer.encode(utf8, add_special, parse_special, literal_marks);
 }
 
-std::string decode(const Tokenizer& tokenizer, const py::object& ids, bool skip_special) {
+std::string decode(const Tokenizer& tokenizer, const IdsArgument& ids, bool skip_special) {
   const std::vector<int32_t> copy = ids_of(ids, "ids");
   const GilRelease released;
   return tokenizer.decode(copy, skip_special);
@@ -48,7 +48,7 @@ void check_id(const Tokenizer& tokenizer, int64_t id) {
 void bind_text_methods(py::class_<Tokenizer, std::shared_ptr<Tokenizer>>& cls) {
   cls.def(
          "encode",
-         [](const Tokenizer& tokenizer, const py::object& text, bool add_special,
+         [](const Tokenizer& tokenizer, const TextArgument& text, bool add_special,
             bool parse_special) { return encode(tokenizer, text, add_special, parse_special, {}); },
          py::arg("text"), py::arg("add_special").noconvert() = true,
          py::arg("parse_special").noconvert() = false,
@@ -76,7 +76,7 @@ void bind_tokenizer(py::module_& module) {
       module, "Tokenizer", "A model's vocabulary: text to ids and back. Immutable; any thread.");
   cls.def_static(
       "from_gguf",
-      [](const py::object& path, const py::object& progress,
+      [](const PathArgument& path, const ProgressArgument& progress,
          const std::optional<CancellationToken>& cancel) {
         // Python has no const: the class offers const methods only.
         return std::const_pointer_cast<Tokenizer>(from_gguf(path, progress, cancel));
@@ -119,7 +119,7 @@ void bind_tokenizer(py::module_& module) {
            [](const Tokenizer& tokenizer) {
              return "Tokenizer(n_vocab=" + std::to_string(tokenizer.n_vocab()) + ")";
            })
-      .def("__reduce_ex__", [](const Tokenizer&, int) -> py::tuple {
+      .def("__reduce_ex__", [](const Tokenizer&, int) -> AnyTuple {
         refuse_copy("Tokenizer", "open the file in each process: Tokenizer.from_gguf(path)");
       });
 }

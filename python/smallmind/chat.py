@@ -49,9 +49,7 @@ class _Turn:
             field.name: getattr(result, field.name)
             for field in dataclasses.fields(GenerationResult)
         }
-        fields["usage"] = dataclasses.replace(
-            result.usage, retokenized=self.prompt.retokenized
-        )
+        fields["usage"] = dataclasses.replace(result.usage, retokenized=self.prompt.retokenized)
         return ChatResult(**fields, message={"role": "assistant", "content": result.text})
 
 

@@ -64,10 +64,8 @@ class Spellings:
         texts = {text.lower() for text in control_texts if len(text) > 1}
         self._texts = texts
         self._lengths = sorted({len(text) for text in texts})
-        self._firsts = re.compile(
-            "[" + "".join(re.escape(first) for first in sorted({text[0] for text in texts})) + "]",
-            re.IGNORECASE,
-        ) if texts else None
+        firsts = "".join(re.escape(first) for first in sorted({text[0] for text in texts}))
+        self._firsts = re.compile(f"[{firsts}]", re.IGNORECASE) if texts else None
         self._prefixes = {text[:n] for text in texts for n in range(1, len(text))}
         self._suffixes = {text[n:] for text in texts for n in range(1, len(text))}
 

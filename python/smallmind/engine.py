@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .chat_prompt import Spellings
     from .template import ChatTemplate
 
-Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Path = str | bytes | os.PathLike[str]
 
 
 class Engine(Uncopyable):

@@ -52,7 +52,7 @@ def spelled_out(function: Callable[P, R]) -> Callable[P, R]:
     the function reads `params` only, and its sampling keywords are there for signatures and
     editors.
     """
-    code = function.__code__  # type: ignore[attr-defined]
+    code = function.__code__
     names = frozenset(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     call: Callable[..., R] = function
 
@@ -89,7 +89,8 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _short(number: int) -> str:
-    return str(number) if number.bit_length() <= 128 else f"an integer of {number.bit_length()} bits"
+    n_bits = number.bit_length()
+    return str(number) if n_bits <= 128 else f"an integer of {n_bits} bits"
 
 
 def _number(name: str, value: Any) -> float:

@@ -41,7 +41,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token. `text` may be empty: half a character, or held back for a stop string."""
+    """One generated token. Its text is empty where it is half a character, or held back because a
+    stop string may begin in it."""
 
     text: str
     id: int

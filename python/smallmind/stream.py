@@ -10,9 +10,9 @@ from .results import Token
 from .uncopyable import Uncopyable
 
 if TYPE_CHECKING:
-    from .aio import LoopWaker
-
     from typing_extensions import Self
+
+    from .aio import LoopWaker
 
 
 class TokenStream(_core.Stream, Uncopyable):
@@ -30,6 +30,9 @@ class TokenStream(_core.Stream, Uncopyable):
         super().__init__(stream)
         self._waker: LoopWaker | None = None
         self._key = 0
+
+    def __iter__(self) -> Self:
+        return self
 
     def __aiter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ This module imports Jinja2; the package imports it with the first chat.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jinja2
 from jinja2 import nodes
@@ -34,6 +34,8 @@ MAX_TREE_DEPTH = 80
 MAX_OPERATOR_RUN = 24
 MAX_MACRO_DEPTH = 16
 
+R = TypeVar("R")
+
 # One step for each iteration and this many nodes of a loop's body.
 _NODES_A_STEP = 4
 
@@ -50,8 +52,21 @@ _ALLOWED_NODES: tuple[type[nodes.Node], ...] = (
 _OPENING_TAGS = frozenset({"if", "for", "macro", "call", "filter", "with", "set", "block"})
 
 _LOOP_ATTRIBUTES = frozenset(
-    "index index0 revindex revindex0 first last length previtem nextitem depth depth0 "
-    "cycle changed".split()
+    [
+        "index",
+        "index0",
+        "revindex",
+        "revindex0",
+        "first",
+        "last",
+        "length",
+        "previtem",
+        "nextitem",
+        "depth",
+        "depth0",
+        "cycle",
+        "changed",
+    ]
 )
 
 
@@ -109,7 +124,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         except (LookupError, TypeError):
             return self.undefined(obj=obj, name=argument)
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(__obj, Undefined):
             __obj()  # raises UndefinedError
         budget: Budget = __context.parent[BUDGET]
@@ -163,7 +178,7 @@ def _check_tokens(environment: _Sandbox, source: str) -> None:
             is_block_set = is_block_set and text != "="
         elif text == "if":
             conditionals += 1
-        recurses = kind == "operator" and text in "+-" or text == "not" or text == "**"
+        recurses = (kind == "operator" and text in "+-") or text == "not" or text == "**"
         run = run + 1 if recurses else 0
         if brackets > MAX_BRACKETS or blocks > MAX_BLOCKS:
             _limit(f"nested more than {MAX_BRACKETS} brackets or {MAX_BLOCKS} blocks deep")
@@ -192,7 +207,7 @@ def _check_tree(tree: nodes.Template) -> None:
         stack += [(child, depth + 1, expression_depth) for child in node.iter_child_nodes()]
 
 
-def _filtered(node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str, *arguments: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
 
 
@@ -232,7 +247,7 @@ class _Metered(jinja2.visitor.NodeTransformer):
         node.body = [*body[:1], *node.body]
         return node
 
-    visit_CallBlock = visit_Macro  # type: ignore[assignment]  # has a body, too
+    visit_CallBlock = visit_Macro  # has a body, too
 
     def visit_Output(self, node: nodes.Output) -> nodes.Node:
         self.generic_visit(node)
@@ -296,7 +311,7 @@ class ChatTemplate:
         return "".join(self._template.root_render_func(context))
 
 
-def _guarded(work: Callable[[], Any]) -> Any:
+def _guarded(work: Callable[[], R]) -> R:
     """Whatever a template provokes comes out as an error of ours, with nothing of the template's
     but its own message."""
     try:

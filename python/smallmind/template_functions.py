@@ -208,11 +208,37 @@ def _join(budget: Budget, separator: str, values: Iterable[Any]) -> str:
 
 _STRING_METHODS: dict[str, Callable[..., Any]] = {
     name: _string_method(name)
-    for name in (
-        "capitalize count endswith find index isalnum isalpha isdecimal isdigit islower isnumeric "
-        "isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex "
-        "rpartition rstrip splitlines startswith strip swapcase title upper"
-    ).split()
+    for name in [
+        "capitalize",
+        "count",
+        "endswith",
+        "find",
+        "index",
+        "isalnum",
+        "isalpha",
+        "isdecimal",
+        "isdigit",
+        "islower",
+        "isnumeric",
+        "isspace",
+        "istitle",
+        "isupper",
+        "lower",
+        "lstrip",
+        "partition",
+        "removeprefix",
+        "removesuffix",
+        "rfind",
+        "rindex",
+        "rpartition",
+        "rstrip",
+        "splitlines",
+        "startswith",
+        "strip",
+        "swapcase",
+        "title",
+        "upper",
+    ]
 }
 _STRING_METHODS |= {
     "join": _join,
