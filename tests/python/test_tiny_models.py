@@ -63,7 +63,7 @@ GRAPHS = {
     "gemma3-softcap": replace(GEMMA_NARROW, softcap=3.0),
     "gemma3-window-32": replace(GEMMA_NARROW, window=32),
     "gemma3-window-65": replace(GEMMA_NARROW, window=65),
-    "gemma3-window-over-all": replace(GEMMA_NARROW, window=4096),
+    "gemma3-window-over-all": replace(GEMMA_NARROW, window=1024),
     "gemma3-head-256": replace(GEMMA_NARROW, n_heads=4, n_kv_heads=1, head_dim=256),
     "gemma3-rope-base": replace(GEMMA_NARROW, rope_base=1_000_000.0),
     "gemma3-untied": replace(GEMMA_NARROW, tied=False),

@@ -11,18 +11,32 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+CACHE_ELEMENTS = 1 << 20  # of a row block; larger ones wait for memory
+
+
 def kl_rows(reference: Array, other: Array) -> npt.NDArray[np.float64]:
     """One divergence a row, summed in float64. NaN in either gives NaN, never a small value."""
     if reference.shape != other.shape:
         raise ValueError(f"shapes differ: {reference.shape} and {other.shape}")
+    n, width = reference.shape
+    step = max(1, CACHE_ELEMENTS // width)
+    out = np.empty(n, np.float64)
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        out[rows] = _kl_few_rows(reference[rows], other[rows])
+    return out
+
+
+def _kl_few_rows(reference: Array, other: Array) -> npt.NDArray[np.float64]:
     a = reference - reference.max(axis=1, keepdims=True)
     b = other - other.max(axis=1, keepdims=True)
-    log_zb = np.log(np.exp(b).sum(axis=1, dtype=np.float64))
-    p = np.exp(a)
-    za = p.sum(axis=1, dtype=np.float64)
+    e = np.exp(b)
+    z_other = e.sum(axis=1, dtype=np.float64)
+    np.exp(a, out=e)
+    z = e.sum(axis=1, dtype=np.float64)
     a -= b
-    a *= p
-    return np.asarray(a.sum(axis=1, dtype=np.float64) / za - np.log(za) + log_zb)
+    a *= e
+    return np.asarray(a.sum(axis=1, dtype=np.float64) / z - np.log(z) + np.log(z_other))
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,10 @@ def attend(q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_]) -> Arra
     group = n_heads // k.shape[1]
     scale = q.dtype.type(1 / np.sqrt(head_dim))
     out = np.empty((n, n_heads, v.shape[2]), q.dtype)
+    unseen = ~visible
     for h in range(n_heads):
         scores = (q[:, h] * scale) @ k[:, h // group].T
-        scores[~visible] = -np.inf  # every row keeps its own key, so no row is empty
+        np.copyto(scores, -np.inf, where=unseen)  # every row keeps its own key, so no row is empty
         scores -= scores.max(axis=1, keepdims=True)
         np.exp(scores, out=scores)
         out[:, h] = (scores @ v[:, h // group]) / scores.sum(axis=1, keepdims=True)
