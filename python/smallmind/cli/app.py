@@ -146,9 +146,9 @@ def messages(interactive: bool) -> Iterator[str]:
         note("smallmind: standard input is closed, so there is nothing to answer")
         return
     while True:
-        if interactive:
-            say("> ", end="")
         try:
+            if interactive:
+                say("> ", end="")
             line = sys.stdin.readline()
         except KeyboardInterrupt:
             if not interactive:

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import smallmind as sm
 
 from .output import is_terminal, memory_kib, model_path, printable, progress_bar, say, size_of
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 QUESTIONS = (
     "What is the capital of France, and what is it known for?",
@@ -110,7 +113,7 @@ class LiveDisplay:
         self._live.update(self._picture(), refresh=True)
         self._live.stop()
 
-    def _picture(self) -> object:
+    def _picture(self) -> Group:
         from rich.console import Group
         from rich.panel import Panel
         from rich.text import Text
