@@ -18,6 +18,9 @@ struct Generic {
   typedef float Vec __attribute__((vector_size(64)));
   typedef int32_t Ints __attribute__((vector_size(64)));
   typedef uint32_t Unsigned __attribute__((vector_size(64)));
+  typedef uint16_t Words16 __attribute__((vector_size(32)));
+  typedef uint8_t Bytes16 __attribute__((vector_size(16)));
+  typedef int8_t SignedBytes16 __attribute__((vector_size(16)));
   using Bytes = Words;
   using Row = Vec;
   using Dot = Ints;
@@ -75,26 +78,26 @@ struct Generic {
   static Row dot_to_row(const Dot& dot) { return __builtin_convertvector(dot, Vec); }
 
   static Row load_half(const std::byte* p) {
-    Row out;
-    for (int i = 0; i < 16; ++i) out[i] = half(load_any<uint16_t>(p + 2 * i));
-    return out;
+    const Ints bits = __builtin_convertvector(load_any<Words16>(p), Ints);
+    const Ints magnitude = bits & 0x7fff;
+    const Ints normal = (magnitude << 13) + 0x38000000;
+    const Ints special = ((magnitude & 0x3ff) << 13) | 0x7f800000;  // infinity, NaN
+    const Ints tiny =
+        (Ints)(__builtin_convertvector(magnitude, Vec) * set1(0x1p-24f));  // subnormal, 0
+    const Ints is_special = magnitude >= 0x7c00, is_tiny = magnitude < 0x0400;
+    const Ints value =
+        (normal & ~(is_special | is_tiny)) | (special & is_special) | (tiny & is_tiny);
+    return (Row)(value | (Ints)((Unsigned)(bits & 0x8000) << 16));
   }
   static Row load_bf16(const std::byte* p) {
-    Unsigned out;
-    for (int i = 0; i < 16; ++i)
-      out[i] = static_cast<uint32_t>(load_any<uint16_t>(p + 2 * i)) << 16;
-    return (Row)out;
+    return (Row)(__builtin_convertvector(load_any<Words16>(p), Unsigned) << 16);
   }
   static Row load_row(const std::byte* p) { return load_any<Row>(p); }
   static Row load_u8(const std::byte* p) {
-    Row out;
-    for (int i = 0; i < 16; ++i) out[i] = static_cast<float>(load_any<uint8_t>(p + i));
-    return out;
+    return __builtin_convertvector(load_any<Bytes16>(p), Vec);
   }
   static Row load_i8(const std::byte* p) {
-    Row out;
-    for (int i = 0; i < 16; ++i) out[i] = static_cast<float>(load_any<int8_t>(p + i));
-    return out;
+    return __builtin_convertvector(load_any<SignedBytes16>(p), Vec);
   }
   static Row row_set1(float x) { return set1(x); }
   static void store_row(float* p, const Row& x) { store(p, x); }
@@ -154,15 +157,6 @@ struct Generic {
  private:
   static Vec select(const Ints& mask, const Vec& x, const Vec& y) {
     return (Vec)(((Ints)x & mask) | ((Ints)y & ~mask));
-  }
-  static float half(uint16_t value) {
-    const uint32_t sign = static_cast<uint32_t>(value & 0x8000u) << 16;
-    const uint32_t magnitude = value & 0x7fffu;
-    uint32_t bits = (magnitude << 13) + 0x38000000u;
-    if (magnitude >= 0x7c00u) bits = 0x7f800000u | (magnitude & 0x3ffu) << 13;
-    if (magnitude < 0x0400u)
-      bits = __builtin_bit_cast(uint32_t, static_cast<float>(magnitude) * 0x1p-24f);
-    return __builtin_bit_cast(float, sign | bits);
   }
 };
 
