@@ -3,6 +3,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/number_text.h"
 #include "base/utf8.h"
 #include "smallmind/error.h"
 
@@ -44,7 +45,7 @@ size_t ConfigReader::count_or(const char* name, size_t max, size_t fallback) con
 float ConfigReader::positive(const char* name) const {
   const float value = header_.metadata.require_f32(key(name));
   if (!(value > 0 && value <= 1e12f))
-    bad_value(key(name), std::to_string(value), "a number above 0 and at most 1e12");
+    bad_value(key(name), number_text(value), "a number above 0 and at most 1e12");
   return value;
 }
 
@@ -119,7 +120,7 @@ Config read_common_config(const ConfigReader& reader, const gguf::Header& header
   c.context_length = reader.count("context_length", kMaxContext);
   c.norm_eps = reader.positive("attention.layer_norm_rms_epsilon");
   if (c.norm_eps > 1.0f)
-    bad_value(reader.key("attention.layer_norm_rms_epsilon"), std::to_string(c.norm_eps),
+    bad_value(reader.key("attention.layer_norm_rms_epsilon"), number_text(c.norm_eps),
               "at most 1");
   read_heads(reader, c);
   read_rope(reader, c);
