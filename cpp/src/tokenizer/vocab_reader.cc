@@ -4,6 +4,7 @@
 #include <limits>
 #include <string>
 
+#include "base/number_text.h"
 #include "base/utf8.h"
 #include "smallmind/error.h"
 
@@ -137,7 +138,7 @@ std::optional<std::span<const float>> read_scores(const gguf::Metadata& metadata
   check_length(kScoresKey, scores->size(), static_cast<size_t>(vocab.size()));
   for (size_t i = 0; i < scores->size(); ++i) {
     if (!std::isfinite((*scores)[i])) {
-      fail(kScoresKey, "token " + std::to_string(i) + " has " + std::to_string((*scores)[i]) +
+      fail(kScoresKey, "token " + std::to_string(i) + " has " + number_text((*scores)[i]) +
                            ", wants a finite number");
     }
   }
