@@ -59,7 +59,7 @@ GRAPHS = {
     "llama-head-128": replace(NARROW, n_heads=2, n_kv_heads=1, head_dim=128),
     "llama-vocabulary-not-of-16": replace(NARROW, n_vocab=331),
     "llama-spm": replace(NARROW, tokenizer="spm"),
-    "gemma3": GEMMA_NARROW,
+    "gemma3-plain": GEMMA_NARROW,
     "gemma3-softcap": replace(GEMMA_NARROW, softcap=3.0),
     "gemma3-window-32": replace(GEMMA_NARROW, window=32),
     "gemma3-window-65": replace(GEMMA_NARROW, window=65),
@@ -207,7 +207,7 @@ class ScaleTenthOfPercent(SimulatedModel):
 def test_the_bounds_of_the_graph_test_refuse_a_wrong_graph(
     wrong: type[SimulatedModel], tmp_path: Path
 ) -> None:
-    path = write_tiny(tmp_path / "tiny.gguf", GRAPHS["gemma3"])
+    path = write_tiny(tmp_path / "tiny.gguf", GRAPHS["gemma3-plain"])
     right = SimulatedModel(path)
     ids = random_ids(right.n_vocab)
     assert np.median(row_rms(right.score(ids), wrong(path).score(ids))) > 0.01
@@ -225,5 +225,5 @@ def test_the_bounds_of_the_type_test_refuse_a_scale_off_by_a_thousandth(
 
 
 def test_the_same_spec_writes_the_same_bytes(tmp_path: Path) -> None:
-    one = write_tiny(tmp_path / "one.gguf", GRAPHS["gemma3"]).read_bytes()
-    assert one == write_tiny(tmp_path / "two.gguf", GRAPHS["gemma3"]).read_bytes()
+    one = write_tiny(tmp_path / "one.gguf", GRAPHS["gemma3-plain"]).read_bytes()
+    assert one == write_tiny(tmp_path / "two.gguf", GRAPHS["gemma3-plain"]).read_bytes()
