@@ -94,7 +94,7 @@ def test_without_typer_the_extra_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_pull_prints_the_path(smollm2: str) -> None:
+def test_pull_prints_the_path(smollm2: Path) -> None:
     done = run("pull", "smollm2-135m-instruct")
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
@@ -114,7 +114,7 @@ def test_pull_of_unknown_name_fails_with_the_known() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_inspect_shows_metadata_and_tensors(smollm2: str) -> None:
+def test_inspect_shows_metadata_and_tensors(smollm2: Path) -> None:
     reader = gguf.GGUFReader(smollm2)
     done = run("inspect", str(smollm2))
     assert done.returncode == 0, done.stderr
@@ -156,7 +156,7 @@ def test_missing_file_is_one_line(command: str) -> None:
     assert "ModelNotFoundError (MODEL_NOT_FOUND)" in done.stderr
 
 
-def test_generate_streams_the_text(smollm2: str) -> None:
+def test_generate_streams_the_text(smollm2: Path) -> None:
     arguments = ("--model", str(smollm2), "--temperature", "0", "--max-tokens", "5")
     done = run("generate", "The capital of France is", *arguments)
     assert done.returncode == 0, done.stderr
@@ -164,20 +164,20 @@ def test_generate_streams_the_text(smollm2: str) -> None:
     assert "[length: 5 + 5 tokens" in done.stderr
 
 
-def test_generate_reads_standard_input(smollm2: str) -> None:
+def test_generate_reads_standard_input(smollm2: Path) -> None:
     arguments = ("--model", str(smollm2), "--temperature", "0", "--max-tokens", "5")
     done = run("generate", "-", *arguments, input="The capital of France is")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(" Paris")
 
 
-def test_generate_out_of_range_names_the_option(smollm2: str) -> None:
+def test_generate_out_of_range_names_the_option(smollm2: Path) -> None:
     done = run("generate", "x", "--model", str(smollm2), "--temperature", "nan")
     assert done.returncode == 1
     assert "InvalidArgumentError" in done.stderr and "temperature" in done.stderr
 
 
-def test_generate_into_a_closed_pipe_is_silent(smollm2: str) -> None:
+def test_generate_into_a_closed_pipe_is_silent(smollm2: Path) -> None:
     command = [*COMMAND, "generate", "Once", "--model", str(smollm2), "--max-tokens", "200"]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -191,7 +191,7 @@ def test_generate_into_a_closed_pipe_is_silent(smollm2: str) -> None:
     assert "Traceback" not in said and "BrokenPipe" not in said
 
 
-def test_generate_ends_at_interrupt(smollm2: str) -> None:
+def test_generate_ends_at_interrupt(smollm2: Path) -> None:
     """P-01: Ctrl-C in the middle of a text."""
     arguments = ("--model", str(smollm2), "--max-tokens", "4000")
     terminal = Terminal("generate", "A long story:", *arguments)
@@ -218,7 +218,7 @@ def check_demo_table(out: str) -> None:
         assert re.search(rf"^{figure}\s+\d+\.\d+", out, re.MULTILINE), figure
 
 
-def test_demo_without_terminal_and_with_stdin_closed(smollm2: str) -> None:
+def test_demo_without_terminal_and_with_stdin_closed(smollm2: Path) -> None:
     command = [*CLOSED_STDIN, *COMMAND, "demo", "--model", str(smollm2), "--max-tokens", "48"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
@@ -229,14 +229,14 @@ def test_demo_without_terminal_and_with_stdin_closed(smollm2: str) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_demo_on_a_terminal(smollm2: str) -> None:
+def test_demo_on_a_terminal(smollm2: Path) -> None:
     terminal = Terminal("demo", "--model", str(smollm2), "--max-tokens", "24")
     out = terminal.wait_for(r"load +\d+\.\d+ s", timeout=120)
     assert terminal.end() == 0
     assert "thread 1" in out and "cancelled" in out
 
 
-def test_chat_answers_each_line_in_one_conversation(smollm2: str) -> None:
+def test_chat_answers_each_line_in_one_conversation(smollm2: Path) -> None:
     arguments = ("--model", str(smollm2), "--temperature", "0", "--max-tokens", "24")
     done = run("chat", *arguments, input="Name a fruit.\n\nAnd another one.\n")
     assert done.returncode == 0, done.stderr
@@ -246,14 +246,14 @@ def test_chat_answers_each_line_in_one_conversation(smollm2: str) -> None:
     assert prompts[1] > prompts[0]  # the second turn holds the first
 
 
-def test_chat_with_stdin_closed_says_so(smollm2: str) -> None:
+def test_chat_with_stdin_closed_says_so(smollm2: Path) -> None:
     command = [*CLOSED_STDIN, *COMMAND, "chat", "--model", str(smollm2)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "standard input is closed" in done.stderr
 
 
-def test_interrupt_stops_the_answer_and_not_the_chat(smollm2: str) -> None:
+def test_interrupt_stops_the_answer_and_not_the_chat(smollm2: Path) -> None:
     arguments = ("--model", str(smollm2), "--max-tokens", "1000", "--temperature", "0")
     terminal = Terminal("chat", *arguments)
     terminal.wait_for("> ")

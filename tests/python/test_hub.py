@@ -459,7 +459,7 @@ def test_cache_folder(
     assert hub.cache_dir() == Path(expected)
 
 
-def test_default_model_is_the_file_that_the_registry_says(smollm2: str) -> None:
+def test_default_model_is_the_file_that_the_registry_says(smollm2: Path) -> None:
     """The real file, by tools that are not ours."""
     model = hub.MODELS["smollm2-135m-instruct"]
     assert os.path.getsize(smollm2) == model.size

@@ -25,7 +25,7 @@ def test_notebook_is_committed_without_outputs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path: Path, smollm2: str, tmp_path: Path) -> None:
+def test_notebook_runs(path: Path, smollm2: Path, tmp_path: Path) -> None:
     assert os.path.exists(smollm2)  # fetched before the cells' own time limit counts
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
