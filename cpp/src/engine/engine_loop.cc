@@ -40,7 +40,7 @@ EngineLoop::EngineLoop(std::shared_ptr<const Model> model,
 
 void EngineLoop::run() {
   for (;;) {
-    Mail mail = mailbox_->take(!has_runnable_, wake_at_);
+    const Mail mail = mailbox_->take(!has_runnable_, wake_at_);
     if (mail.is_closing) {
       fail_everything(mail, closed_);
       sequences_.clear();
@@ -56,7 +56,7 @@ void EngineLoop::run() {
   }
 }
 
-void EngineLoop::turn(Mail& mail) {
+void EngineLoop::turn(const Mail& mail) {
   refresh();  // first: a session's next request must not meet the cancelled one before it
   for (uint64_t key : mail.released_sequences) sequences_.erase(key);
   admit(mail);
@@ -68,15 +68,23 @@ void EngineLoop::turn(Mail& mail) {
   flush_wakers();
 }
 
-void EngineLoop::admit(Mail& mail) {
-  for (std::shared_ptr<TokenChannel>& channel : mail.requests) {
+void EngineLoop::admit(const Mail& mail) {
+  for (const std::shared_ptr<TokenChannel>& channel : mail.requests) {
     if (channel->is_ended()) continue;
-    std::unique_ptr<KvCache>& kv = sequences_[channel->spec().sequence_key];
-    if (!kv) kv = std::make_unique<KvCache>(pool_);
-    tasks_.push_back(std::make_unique<GenerationTask>(channel, *kv, environment_));
+    try {
+      std::unique_ptr<KvCache>& kv = sequences_[channel->spec().sequence_key];
+      if (!kv) kv = std::make_unique<KvCache>(pool_);
+      tasks_.push_back(std::make_unique<GenerationTask>(channel, *kv, environment_));
+    } catch (...) {
+      remember(channel->fail(current_error()));
+    }
   }
-  for (std::shared_ptr<ScoreJob>& job : mail.scores) {
-    tasks_.push_back(std::make_unique<ScoreTask>(job, pool_));
+  for (const std::shared_ptr<ScoreJob>& job : mail.scores) {
+    try {
+      tasks_.push_back(std::make_unique<ScoreTask>(job, pool_));
+    } catch (...) {
+      job->finish(current_error());
+    }
   }
   if (!mail.requests.empty() || !mail.scores.empty()) refresh();
 }
@@ -255,7 +263,7 @@ void EngineLoop::fail(Task& task, std::shared_ptr<const Error> error) {
   remember(task.fail(std::move(error)));
 }
 
-void EngineLoop::fail_everything(Mail& mail, const std::shared_ptr<const Error>& error) {
+void EngineLoop::fail_everything(const Mail& mail, const std::shared_ptr<const Error>& error) {
   for (const std::unique_ptr<Task>& task : tasks_) {
     if (task) fail(*task, error);  // refresh() may have been cut short amid its moves
   }

@@ -44,8 +44,8 @@ class EngineLoop {
     std::shared_ptr<const Error> error;
   };
 
-  void turn(Mail& mail);
-  void admit(Mail& mail);
+  void turn(const Mail& mail);
+  void admit(const Mail& mail);
   void refresh();
   StepPlan plan() const;
   void run_step(const StepPlan& plan);
@@ -56,7 +56,7 @@ class EngineLoop {
   void choose(Row& row, std::span<float> logits, SamplerScratch& scratch) noexcept;
   void write_scores(const Slice& slice, ScoreTask& task);
   void fail(Task& task, std::shared_ptr<const Error> error);
-  void fail_everything(Mail& mail, const std::shared_ptr<const Error>& error);
+  void fail_everything(const Mail& mail, const std::shared_ptr<const Error>& error);
   void remember(const std::shared_ptr<Waker>& waker) noexcept;
   void flush_wakers();
   // The Error that is being handled; never throws, for want of memory it gives a ready-made one.

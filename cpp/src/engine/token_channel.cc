@@ -70,6 +70,7 @@ TokenChannel::TokenChannel(RequestSpec spec, std::shared_ptr<Mailbox> mailbox)
 // A cancel ends the generation here and now. A new deadline only has the waits reckoned anew, by
 // the reader and, through the poke, by the loop.
 void TokenChannel::on_token_change() {
+  if (fork_guard_.is_forked()) return;  // a token may be used in the child, its listeners may not
   Notice notice(*this);
   MutexLock lock(mutex_);
   if (is_ended_) return;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fork_guard.h"
 #include "base/mutex.h"
 #include "engine/mailbox.h"
 #include "smallmind/cancellation.h"
@@ -98,6 +99,7 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   Clock::time_point wait_limit(Clock::time_point until) const;
 
   // Constant after creation.
+  const ForkGuard fork_guard_;
   const RequestSpec spec_;
   const std::shared_ptr<Mailbox> mailbox_;
   const Clock::time_point submitted_at_ = Clock::now();
