@@ -87,7 +87,7 @@ class ChatStream(TokenStream):
         return self._turn.chat_result(result)
 
     def _end_turn(self) -> None:
-        self._turn.end(None if self.failed else self.partial_result())
+        self._turn.end(None if self.failed or self._broken else self.partial_result())
 
     def __del__(self) -> None:
         try:

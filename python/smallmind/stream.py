@@ -30,6 +30,7 @@ class TokenStream(_core.Stream, Uncopyable):
         super().__init__(stream)
         self._waker: LoopWaker | None = None
         self._key = 0
+        self._broken = False  # an exception ended an asynchronous read
 
     def __iter__(self) -> Self:
         return self
@@ -49,6 +50,7 @@ class TokenStream(_core.Stream, Uncopyable):
         except StopAsyncIteration:
             raise
         except BaseException:
+            self._broken = True
             self.close()
             raise
 

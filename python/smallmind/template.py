@@ -137,6 +137,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             return __context.call(__obj, *args, **kwargs)
         if not isinstance(__obj, Macro) and __obj not in functions.CALLABLES:
             _refuse(f"a {type(__obj).__name__} cannot be called")
+        budget.step(16)
         budget.macro_depth += 1
         if budget.macro_depth > MAX_MACRO_DEPTH:
             _limit(f"calls are nested more than {MAX_MACRO_DEPTH} deep")

@@ -27,6 +27,7 @@ BUDGET = "\0budget"
 """The key of the budget in a context: no template can spell it."""
 
 _CHARACTERS_A_STEP = 1_024
+_CHARACTERS_AN_ITEM = 8
 _STEPS_A_CALL = 6
 
 
@@ -108,9 +109,14 @@ def _items(budget: Budget, value: Any) -> list[Any]:
         return list(value)
     if not isinstance(value, (list, tuple, range, dict, str)):
         _refuse(f"a {type(value).__name__} cannot be iterated over")
-    budget.make(len(value))
+    budget.make(len(value) * _CHARACTERS_AN_ITEM)
     budget.step(len(value))
     return list(value)
+
+
+def _size(sequence: str | list[Any] | tuple[Any, ...]) -> int:
+    """In characters' worth of memory."""
+    return len(sequence) * (1 if isinstance(sequence, str) else _CHARACTERS_AN_ITEM)
 
 
 # Operators ------------------------------------------------------------------------------------
@@ -119,7 +125,7 @@ def _items(budget: Budget, value: Any) -> list[Any]:
 def _multiply(budget: Budget, left: Any, right: Any) -> Any:
     for sequence, count in ((left, right), (right, left)):
         if isinstance(sequence, (str, list, tuple)) and isinstance(count, int):
-            budget.make(len(sequence) * max(count, 0))
+            budget.make(_size(sequence) * max(count, 0))
             return sequence * count
     return left * right
 
@@ -140,7 +146,7 @@ def binary_operator(budget: Budget, operator: str, left: Any, right: Any) -> Any
             raise ModelLimitError(f"chat template: an integer of more than {MAX_INTEGER_BITS} bits")
     if operator == "+":
         if isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
-            budget.make(len(left) + len(right))
+            budget.make(_size(left) + _size(right))
         return left + right
     if operator == "*":
         return _multiply(budget, left, right)
@@ -315,7 +321,8 @@ def _slice(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
     if not isinstance(value, (str, list, tuple, range)):
         _refuse(f"a {type(value).__name__} has no slices")
     span = slice(start, stop, step)
-    budget.make(len(range(*span.indices(len(value)))))
+    n_items = len(range(*span.indices(len(value))))
+    budget.make(n_items if isinstance(value, str) else n_items * _CHARACTERS_AN_ITEM)
     return value[span]
 
 

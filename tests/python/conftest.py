@@ -7,10 +7,12 @@ lines of the run count them.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import smallmind as sm
 from smallmind import hub
 
@@ -61,6 +63,17 @@ def engine(smollm2: Path) -> Iterator[sm.Engine]:
     """One engine for all tests that leave it as they found it."""
     with sm.Engine(smollm2) as shared_engine:
         yield shared_engine
+
+
+def assert_idle(engine: sm.Engine, n_kv_pages: int | None = None, timeout: float = 2.0) -> None:
+    """The loop sees an end with its next plan: soon nothing runs, and no more pages are held."""
+    latest = time.monotonic() + timeout
+    while time.monotonic() < latest:
+        status = engine.status()
+        if status.n_running == status.n_queued == 0 and n_kv_pages in (None, status.n_kv_pages):
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"still in use after {timeout} s: {engine.status()}")
 
 
 def _wants_gemma(item: pytest.Item) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import smallmind as sm
 
 PROMPT = "The capital of France is"
@@ -92,7 +93,7 @@ def test_result_has_every_field(engine: sm.Engine) -> None:
     for token_id, logprob in zip(result.token_ids, result.logprobs, strict=True):
         assert logprob.id == token_id
         assert len(logprob.top) == 3
-        assert logprob.top[0] == (token_id, logprob.logprob)  # greedy
+        assert logprob.top[0] == (token_id, pytest.approx(logprob.logprob))  # greedy
         assert -20 < float(logprob) <= 0
     assert engine.generate(PROMPT, max_tokens=1).logprobs is None
 

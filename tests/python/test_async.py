@@ -1,0 +1,253 @@
+"""asyncio: streams without threads, cancelled tasks, loops that come and go (A36, C29, C31, P-13)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import assert_idle
+
+import smallmind as sm
+
+PROMPT = "The capital of France is"
+
+
+def test_stream_gives_the_same_tokens_as_iteration(engine: sm.Engine) -> None:
+    expected = list(engine.stream(PROMPT, seed=5, max_tokens=20))
+
+    async def read() -> list[sm.Token]:
+        async with engine.stream(PROMPT, seed=5, max_tokens=20) as stream:
+            return [token async for token in stream]
+
+    assert asyncio.run(read()) == expected
+
+
+def test_agenerate_gives_the_same_result(engine: sm.Engine) -> None:
+    expected = engine.generate(PROMPT, seed=5, max_tokens=20)
+
+    async def call() -> sm.GenerationResult:
+        with engine.text_session() as session:
+            return await session.agenerate(PROMPT, seed=5, max_tokens=20)
+
+    result = asyncio.run(call())
+    assert (result.token_ids, result.text) == (expected.token_ids, expected.text)
+    with pytest.raises(TypeError, match="temperature"):
+        engine.text_session().agenerate(PROMPT, temp=1)  # type: ignore[call-arg]
+
+
+def test_chat_streams_asynchronously(engine: sm.Engine) -> None:
+    chat = engine.chat_session()
+
+    async def talk() -> str:
+        return "".join([token.text async for token in chat.stream("Hi", max_tokens=6, seed=1)])
+
+    text = asyncio.run(talk())
+    assert chat.messages[-1] == {"role": "assistant", "content": text}
+    assert chat.send("And?", max_tokens=1).usage.completion_tokens <= 1
+
+
+async def heartbeat(gaps: list[float], stop: asyncio.Event) -> None:
+    last = time.monotonic()
+    while not stop.is_set():
+        await asyncio.sleep(0.01)
+        now = time.monotonic()
+        gaps.append(now - last)
+        last = now
+
+
+def test_two_hundred_streams_beside_a_heartbeat(engine: sm.Engine) -> None:
+    n_threads = threading.active_count()
+    alone = [t.id for t in engine.stream("Stream 7 says", seed=7, max_tokens=4)]
+
+    async def one(i: int) -> list[int]:
+        stream = engine.stream(f"Stream {i} says", seed=i, max_tokens=4)
+        return [token.id async for token in stream]
+
+    async def main() -> tuple[list[list[int]], list[float]]:
+        gaps: list[float] = []
+        stop = asyncio.Event()
+        beat = asyncio.create_task(heartbeat(gaps, stop))
+        tasks = [asyncio.create_task(one(i)) for i in range(200)]
+        await asyncio.sleep(0.05)
+        assert threading.active_count() == n_threads
+        outputs = await asyncio.gather(*tasks)
+        stop.set()
+        await beat
+        return outputs, gaps
+
+    outputs, gaps = asyncio.run(main())
+    assert all(1 <= len(ids) <= 4 for ids in outputs)
+    assert outputs[7] == alone
+    gaps.sort()
+    assert gaps[len(gaps) // 2] < 0.020
+    assert gaps[-1] < 0.250  # all 200 are submitted in one turn of the loop
+    assert_idle(engine)
+
+
+def run_and_cancel(work: Callable[[], Awaitable[Any]], after: float) -> float:
+    """Seconds from cancelling the task to its end."""
+
+    async def main() -> float:
+        task = asyncio.ensure_future(work())
+        await asyncio.sleep(after)
+        assert not task.done()
+        start = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return time.monotonic() - start
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["stream", "agenerate", "prefill", "chat"])
+def test_cancelled_task_ends_the_generation(engine: sm.Engine, kind: str) -> None:
+    session, chat = engine.text_session(), engine.chat_session()
+    long_prompt = [5] * 4_000
+
+    async def read(stream: sm.TokenStream) -> None:
+        async for _ in stream:
+            pass
+
+    work: dict[str, Callable[[], Awaitable[Any]]] = {
+        "stream": lambda: read(session.stream(PROMPT, max_tokens=2_000, ignore_eos=True)),
+        "agenerate": lambda: session.agenerate(PROMPT, max_tokens=2_000, ignore_eos=True),
+        "prefill": lambda: session.agenerate(long_prompt, max_tokens=2),
+        "chat": lambda: read(chat.stream("Count", max_tokens=2_000, ignore_eos=True)),
+    }
+    assert run_and_cancel(work[kind], 0.15) < 0.1
+    if kind == "chat":
+        assert chat.messages == []  # an exception, so the turn never was
+        assert chat.send("Hi", max_tokens=1).usage.completion_tokens <= 1
+    else:
+        assert len(session) >= (4_000 if kind == "prefill" else 6)
+        session.reset()
+        assert session.generate("a", max_tokens=1).usage.completion_tokens <= 1
+    session.close()
+    chat.close()
+    assert_idle(engine)
+
+
+def test_asyncio_timeout_and_our_timeout_differ(engine: sm.Engine) -> None:
+    # A28, B26
+    async def main() -> None:
+        session = engine.text_session()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(
+                session.agenerate(PROMPT, max_tokens=2_000, ignore_eos=True), 0.1
+            )
+        result = await session.agenerate(" b", max_tokens=2_000, ignore_eos=True, timeout=0.1)
+        assert (result.finish_reason, result.code) == ("timeout", "CANCELLED_BY_TIMEOUT")
+        with pytest.raises(sm.DeadlineError):
+            result.check()
+
+    asyncio.run(main())
+
+
+def test_aload(smollm2: Path) -> None:
+    # B25
+    seen: list[tuple[Any, ...]] = []
+    threads: set[str] = set()
+
+    def progress(*call: Any) -> None:
+        seen.append(call)
+        threads.add(threading.current_thread().name)
+
+    async def main() -> None:
+        engine = await sm.Engine.aload(smollm2, n_threads=1, progress=progress)
+        assert engine.info.n_threads == 1
+        engine.close()
+        token = sm.CancellationToken()
+        token.cancel()
+        with pytest.raises(sm.CancelledError):
+            await sm.Engine.aload(smollm2, cancel=token)
+        with pytest.raises(sm.ModelNotFoundError):
+            await sm.Engine.aload(str(smollm2) + ".none")
+
+        def refuse(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await sm.Engine.aload(smollm2, progress=refuse)
+
+    asyncio.run(main())
+    assert seen
+    assert threads == {threading.current_thread().name}
+    assert run_and_cancel(lambda: sm.Engine.aload(smollm2), 0.02) < 0.1
+
+
+def test_a_stream_moves_between_loops_and_threads(engine: sm.Engine) -> None:
+    stream = engine.stream(PROMPT, max_tokens=8, ignore_eos=True, seed=3)
+    expected = engine.generate(PROMPT, max_tokens=8, ignore_eos=True, seed=3).token_ids
+
+    async def take(n: int) -> list[int]:
+        return [(await stream.__anext__()).id for _ in range(n)]
+
+    ids = asyncio.run(take(2))
+    ids += asyncio.run(take(2))
+    ids.append(next(stream).id)
+    other: list[int] = []
+    thread = threading.Thread(target=lambda: other.extend(asyncio.run(take(2))))
+    thread.start()
+    thread.join()
+    assert [*ids, *other, *(token.id for token in stream)] == expected
+
+
+def test_loops_close_with_streams_open(engine: sm.Engine) -> None:
+    # P-13: nothing is left behind in the loop, and the orphan's work ends.
+    orphan = engine.stream(PROMPT, max_tokens=2_000, ignore_eos=True)
+
+    async def take() -> None:
+        assert (await orphan.__anext__()).index == 0
+
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(take()) if not orphan.finished else None
+        loop.close()
+        orphan.close()
+        orphan = engine.stream(PROMPT, max_tokens=2_000, ignore_eos=True)
+    del orphan
+    gc.collect()
+    assert_idle(engine)
+
+
+def test_one_stream_has_one_waiting_task(engine: sm.Engine) -> None:
+    async def main() -> None:
+        stream = engine.stream([5] * 2_000, max_tokens=2)
+        first = asyncio.ensure_future(stream.__anext__())
+        await asyncio.sleep(0.01)
+        with pytest.raises(sm.SessionBusyError):
+            await stream.__anext__()
+        first.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_blocking_call_works_inside_a_running_loop(engine: sm.Engine) -> None:
+    # C29, C31
+    async def main() -> int:
+        inside = engine.generate(PROMPT, max_tokens=2).usage.completion_tokens
+        thread = await asyncio.to_thread(engine.generate, PROMPT, max_tokens=2)
+        return inside + thread.usage.completion_tokens
+
+    assert asyncio.run(main()) == 4
+
+
+def test_early_end_inside_async_with(engine: sm.Engine) -> None:
+    async def main() -> sm.TokenStream:
+        async with engine.stream(PROMPT, max_tokens=500, ignore_eos=True) as stream:
+            async for token in stream:
+                if token.index == 2:
+                    break
+        return stream
+
+    stream = asyncio.run(main())
+    assert stream.finish_reason == "cancelled"
+    assert len(stream.result().token_ids) >= 3
+    assert_idle(engine)
