@@ -49,7 +49,7 @@ INVALID = [
         "logit_bias",
         [{49_152: 1.0}, {49_153: 1.0}, {-1: 1.0}, {2**40: 1.0}, {2**70: 1.0}, {1: NAN}, {1: INF}],
     ),
-    ("logit_bias", [dict.fromkeys(range(1025), 0.5), dict.fromkeys(range(10 ** 6), 0.5)]),
+    ("logit_bias", [dict.fromkeys(range(1025), 0.5), dict.fromkeys(range(10**6), 0.5)]),
     #
     ("stop", ["", [""], ["ok", ""], ["x"] * 17, ["x"] * 10**5, "x" * 257, "x" * 2**20, "\ud800"]),
     ("logprobs", [-1, 21, 10**6, 2**63]),
@@ -122,7 +122,7 @@ def test_unknown_keyword_suggests_the_known_one(
 def test_empty_prompts(healthy: sm.Engine) -> None:
     #
     for empty in ("", [], np.array([], np.int64)):
-        with pytest.raises(sm.InvalidArgumentError, match="(prompt|ids).*empty"):
+        with pytest.raises(sm.InvalidArgumentError, match=r"(prompt|ids).*empty"):
             healthy.generate(empty)
     with pytest.raises(sm.InvalidArgumentError, match="messages"):
         healthy.chat([])
@@ -175,7 +175,7 @@ def test_prompts_around_the_context_length(smollm2: Path) -> None:
             with pytest.raises(sm.ContextLengthError, match=f"{n}.*32"):
                 list(small.stream([5] * n))
         session = small.text_session(max_kv_tokens=16)
-        with pytest.raises(sm.ContextLengthError, match="17.*16"):
+        with pytest.raises(sm.ContextLengthError, match=r"17.*16"):
             session.generate([5] * 17)
         assert session.token_ids == []
         assert session.generate([5] * 15, ignore_eos=True).finish_reason == "length"
@@ -278,7 +278,7 @@ def test_session_options(healthy: sm.Engine) -> None:
 
 
 def test_paths(tmp_path: Path, smollm2: Path) -> None:
-    with pytest.raises(sm.ModelNotFoundError, match="missing.gguf"):
+    with pytest.raises(sm.ModelNotFoundError, match=r"missing\.gguf"):
         sm.Engine(tmp_path / "missing.gguf")
     with pytest.raises(FileNotFoundError):
         sm.Tokenizer.from_gguf(str(tmp_path / "missing.gguf"))

@@ -1,4 +1,4 @@
-"""Chat on the real default model: turns, kept ids, control tokens, early ends (A-06, A-18, A13, A16)."""
+"""Chat on the real default model: turns, kept ids, control tokens, early ends (A-18, A13, A16)."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_generated_ids_are_kept_as_they_are(engine: sm.Engine) -> None:
 
 
 def test_ids_that_no_text_has_are_kept(engine: sm.Engine) -> None:
-    """Forced tokens whose text would be tokenised otherwise show that nothing is tokenised again."""
+    """Forced tokens whose text has other ids show that nothing is tokenised again."""
     encode = engine.tokenizer.encode
     (letter,) = encode("s", add_special=False)
     assert encode("ss", add_special=False) != [letter, letter]

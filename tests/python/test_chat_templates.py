@@ -197,7 +197,8 @@ STEPS = [
     "{% for a in range(1000) %}{% set x = range(1000)|list %}{% endfor %}",
     "{% for a in range(1000) %}{% set x = range(1000)|map('string')|join %}{% endfor %}",
     "{% for a in range(1000) %}{% if 7 in range(100000)|list %}{% endif %}{% endfor %}",
-    "{% set s = 'ab' * 1000000 %}{% for a in range(9999) %}{% if 'c' in s %}{% endif %}{% endfor %}",
+    "{% set s = 'ab' * 1000000 %}{% for a in range(9999) %}{% if 'c' in s %}{% endif %}"
+    "{% endfor %}",
     "{% set s = 'ab' * 1000000 %}{% for a in range(9999) %}{% set t = s[1:] %}{% endfor %}",
     "{% set s = 'ab' * 1000000 %}{% for a in range(9999) %}{% set t = s.upper() %}{% endfor %}",
     "{% set s = 'ab' * 1000000 %}{% for a in range(9999) %}{% set t = s.find('c') %}{% endfor %}",
@@ -225,9 +226,12 @@ def test_steps_have_a_budget(source: str) -> None:
         "{{ 200000000 * 'x' }}",
         "{{ [1] * 200000000 }}",
         "{{ (1, 2) * 200000000 }}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
-        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}"
+        "{% endfor %}",
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}"
+        "{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}"
+        "{% endfor %}",
         "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = [n.x, n.x]|join %}"
         "{% endfor %}",
         "{% set n = namespace(x='ab') %}{% for i in range(60) %}"
@@ -288,21 +292,27 @@ SOUND = [
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}odd"
     "{% elif not loop.last and m.content is string %}{{ loop.index }}{% endif %}{% endfor %}",
     "{% set ns = namespace(found=false, n=0) %}{% for m in messages[::-1] %}{% if not ns.found and "
-    "m.role == 'user' %}{% set ns.found = true %}{% set ns.n = loop.index0 %}{% endif %}{% endfor %}"
+    "m.role == 'user' %}{% set ns.found = true %}{% set ns.n = loop.index0 %}{% endif %}"
+    "{% endfor %}"
     "{{ ns.found }}{{ ns.n }}",
-    "{% set c = messages[2].content %}{% if '</think>' in c %}{{ c.split('</think>')[-1].lstrip('\n') }}"
+    "{% set c = messages[2].content %}{% if '</think>' in c %}"
+    "{{ c.split('</think>')[-1].lstrip('\n') }}"
     "{{ c.split('</think>')[0].rstrip('\n').split('<think>')[-1] }}{% endif %}",
     "{{ messages | tojson }}{{ {'a': [1, none, true]} | tojson(indent=2) }}",
     "{% macro one(m, last=false) %}[{{ m.role|upper }}:{{ m.content|replace('l', 'L') }}{{ last }}]"
     "{% endmacro %}{% for m in messages %}{{ one(m, last=loop.last) }}{% endfor %}",
     "{{ messages | map(attribute='role') | join(', ') }}",
-    "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | first }}",
+    "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list"
+    " | first }}",
     "{{ messages | rejectattr('role', 'equalto', 'user') | list | length }}",
-    "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0].get('x', 'no') }}",
+    "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}"
+    "{{ messages[0].get('x', 'no') }}",
     "{% if tools is defined and tools %}T{% endif %}{% if x is not defined %}U{% endif %}"
     "{{ y | default('d') }}{{ none | default('e', true) }}",
-    "{% for m in messages if m.role != 'system' %}{{ loop.index }}{{ m.role }}{% else %}none{% endfor %}",
-    "{% for i in range(2, 9, 3) %}{{ i }}{% if i == 5 %}{{ i * 2 + 1 - 4 // 3 }}{% endif %}{% endfor %}",
+    "{% for m in messages if m.role != 'system' %}{{ loop.index }}{{ m.role }}{% else %}"
+    "none{% endfor %}",
+    "{% for i in range(2, 9, 3) %}{{ i }}{% if i == 5 %}{{ i * 2 + 1 - 4 // 3 }}{% endif %}"
+    "{% endfor %}",
     "{{ 'a' ~ 1 ~ true }}{{ 7 % 3 }}{{ 2 ** 5 }}{{ 7 / 2 }}{{ 'ab' * 3 }}{{ [1] + [2] }}",
     "{{ messages[1].content.strip().startswith('Hello') }}{{ 'x,y'.split(',') | last }}",
     "{% set text %}in {{ messages | length }} lines{% endset %}{{ text | title }}",
