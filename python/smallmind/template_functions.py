@@ -63,19 +63,17 @@ class Budget:
         stack = [value]
         while stack:
             item = stack.pop()
+            size = 0
             if isinstance(item, str):
-                self.step(1 + len(item) // _CHARACTERS_A_STEP)
+                size = len(item)
             elif isinstance(item, (list, tuple)):
-                self.step(1 + len(item))
                 stack += item
             elif isinstance(item, dict):
-                self.step(1 + 2 * len(item))
                 stack += item
                 stack += item.values()
             elif isinstance(item, range):
-                self.step(1 + len(item))
-            else:
-                self.step()
+                size = len(item) * _CHARACTERS_A_STEP
+            self.step(_STEPS_A_CALL + size // _CHARACTERS_A_STEP)
         return value
 
 
