@@ -82,7 +82,7 @@ py::array_t<float> score_output(const py::object& out, size_t n_rows, int64_t n_
   const auto rows = static_cast<py::ssize_t>(n_rows);
   const auto columns = static_cast<py::ssize_t>(n_vocab);
   if (out.is_none()) return py::array_t<float>({rows, columns});
-  if (!py::isinstance<py::array>(out) || !py::array(out).dtype().is(py::dtype::of<float>())) {
+  if (!py::isinstance<py::array_t<float>>(out)) {
     throw py::type_error("out: wants a numpy array of dtype float32");
   }
   py::array array(out);

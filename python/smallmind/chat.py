@@ -116,6 +116,7 @@ class ChatSession(Uncopyable):
         self._in_use = threading.Lock()  # held by a turn from its start to its end
         self._since = 0.0
         self._turn: _Turn | None = None
+        self._cancelled: _Turn | None = None
         self._stream: weakref.ref[ChatStream] | None = None
 
     @spelled_out
@@ -208,7 +209,7 @@ class ChatSession(Uncopyable):
         return stream
 
     def _begin(self, new: list[dict[str, str]]) -> _Turn:
-        self._settle()
+        self._settle(gives_way=True)
         if not self._in_use.acquire(blocking=False):
             raise SessionBusyError(
                 f"chat session {self.id!r} has a call or an open stream since "
@@ -224,10 +225,16 @@ class ChatSession(Uncopyable):
             self._in_use.release()
             raise
 
-    def _settle(self) -> None:
-        """Ends a turn whose stream is over but was not read to its end."""
+    def _settle(self, gives_way: bool = False) -> None:
+        """Ends a turn whose stream is over but was not read to its end. After `cancel()` a new call
+        need not wait for whoever still holds the old stream: that one is closed."""
         stream = self._stream() if self._stream is not None else None
-        if stream is not None and self._turn is stream._turn and not self._core.busy:
+        turn = self._turn
+        if stream is None or turn is not stream._turn:
+            return
+        if gives_way and turn is self._cancelled:
+            stream.close()
+        elif not self._core.busy:
             stream._end_turn()
 
     @property
@@ -242,11 +249,12 @@ class ChatSession(Uncopyable):
 
     def cancel(self) -> None:
         """Ends the call or stream that runs, if one does. Any thread."""
+        self._cancelled = self._turn
         self._core.cancel()
 
     def reset(self) -> None:
         """Back to the messages that the session was made with."""
-        self._settle()
+        self._settle(gives_way=True)
         self._core.reset()
         self._messages = self._first_messages
         self._prompt.forget()

@@ -21,7 +21,8 @@ class TokenStream(_core.Stream, Uncopyable):
     An iterator, an asynchronous iterator, a context manager and an asynchronous context manager.
     Reading it to the end, `close()`, leaving `with`, dropping it, and any exception out of
     `__next__` free the session; all but the first cancel what still runs. `cancel()` may come from
-    any thread. It never raises for a cancel or a timeout: see `finish_reason`.
+    any thread. It never raises for a cancel or a timeout: see `finish_reason`. `result()` reads
+    what is left, waiting for it, and returns the whole.
     """
 
     _INSTEAD = "collect its result() and pass that"

@@ -186,6 +186,22 @@ def test_however_it_ends_the_turn_is_kept_with_the_text_so_far(engine: sm.Engine
     assert len(chat.messages) == 4
 
 
+def test_after_session_cancel_the_next_call_need_not_wait(engine: sm.Engine) -> None:
+    """What SessionBusyError advises works while somebody still holds the old stream."""
+    chat, session = engine.chat_session(), engine.text_session()
+    held, text_held = chat.stream("Count", max_tokens=500), session.stream("a", max_tokens=500)
+    first, text_first = next(held), next(text_held)
+    chat.cancel()
+    session.cancel()
+    assert chat.send("Thank you.", params=SHORT).usage.completion_tokens > 0
+    assert session.generate("b", params=SHORT).usage.completion_tokens > 0
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert chat.messages[1]["content"] == first.text
+    assert session.token_ids[1] == text_first.id
+    assert list(held) == list(text_held) == []
+    assert held.finish_reason == text_held.finish_reason == "cancelled"
+
+
 def test_after_an_exception_the_messages_are_as_before(engine: sm.Engine) -> None:
     chat = engine.chat_session(messages=[{"role": "user", "content": "Hi"}])
     before = chat.messages
