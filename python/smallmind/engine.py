@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import _core
 from .errors import InvalidArgumentError, TemplateError
@@ -20,6 +19,7 @@ from .stream import TokenStream
 from .uncopyable import Uncopyable
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Self
 
     from .chat import ChatSession, ChatStream, Message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import numbers
 import operator
@@ -73,6 +72,8 @@ def spelled_out(function: Callable[P, R]) -> Callable[P, R]:
 def _unknown_keyword(function: str, name: str, names: frozenset[str]) -> str:
     suggestion = _OTHER_NAMES.get(name)
     if suggestion not in names:
+        import difflib
+
         close = difflib.get_close_matches(name, sorted(names - {"self"}), n=1)
         suggestion = close[0] if close else None
     hint = f"; did you mean {suggestion!r}?" if suggestion else ""

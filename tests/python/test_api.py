@@ -8,6 +8,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -363,6 +364,45 @@ def test_import_loads_numpy_and_nothing_else_of_others() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[] True", done.stderr
+
+
+def test_import_is_quick() -> None:
+    script = (
+        "import time, numpy\n"
+        "start = time.process_time()\n"
+        "import smallmind\n"
+        "print(time.process_time() - start)\n"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout)
+        for _ in range(5)
+    ]
+    assert min(times) < 0.025
+
+
+def test_progress_comes_at_most_twenty_times_a_second(smollm2: Path, engine: sm.Engine) -> None:
+    times: list[float] = []
+
+    def progress(*_: object) -> None:
+        times.append(time.monotonic())
+
+    start = time.monotonic()
+    sm.Engine(smollm2, progress=progress).close()
+    engine.score(range(600), positions=[599], progress=progress)
+    assert len(times) <= 20 * (time.monotonic() - start) + 2
+
+
+def test_progress_may_call_the_engine(engine: sm.Engine) -> None:
+    # P-07: a callback that comes back in.
+    texts: list[str] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        assert stage == "score"
+        texts.append(engine.generate(PROMPT, max_tokens=1, temperature=0).text)
+
+    engine.score(range(400), positions=[399], progress=progress)
+    assert texts
+    assert len(set(texts)) == 1
 
 
 def test_the_version_is_there() -> None:
