@@ -86,7 +86,8 @@ def test_two_hundred_streams_beside_a_heartbeat(engine: sm.Engine) -> None:
     assert outputs[7] == alone
     gaps.sort()
     assert gaps[len(gaps) // 2] < 0.020
-    assert gaps[-1] < 0.250  # all 200 are submitted in one turn of the loop
+    assert gaps[int(len(gaps) * 0.95)] < 0.040
+    assert gaps[-1] < 0.5  # one may be the machine's
     assert_idle(engine)
 
 
