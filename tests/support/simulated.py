@@ -64,7 +64,9 @@ def attend_in_pieces(q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_
 
 
 class SimulatedModel(ReferenceModel):
-    """`fine` names the roles whose inputs have two planes of codes."""
+    """`fine` names the roles (attn_v, ffn_down, output, token_embd, ...) whose inputs have two
+    planes of codes; a tied output is token_embd.
+    """
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class SimulatedModel(ReferenceModel):
     def product(self, x: Array, name: str) -> Array:
         if self.kinds[name] in UNQUANTISED:
             return super().product(x, name)
-        fine = any(role in name for role in self.fine)
+        fine = name.split(".")[-2] in self.fine
         return super().product(quantised(x, TWO_PLANES if fine else ONE_PLANE), name)
 
     def mix(self, q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_]) -> Array:
