@@ -314,16 +314,19 @@ void output_logits(const Step& step, std::span<const int32_t> rows, float* out) 
   const Config& c = step.config;
   const PackedMatrix& m = step.weights.output;
   const Kernels& kernel = kernels();
+  // Two planes here too: the last product's error goes into the logits undamped, and its weights
+  // are read once whatever the number of planes.
+  const Activations& fine = step.ws.normed_fine.view();
   for (size_t i = 0; i < rows.size(); ++i) {
     const float* hidden = step.ws.hidden.data() + static_cast<size_t>(rows[i]) * c.n_embd;
     kernel.rms_norm(hidden, step.weights.output_norm.data(), c.n_embd, c.norm_eps,
                     step.ws.normed.row(i));
-    if (c.n_embd % 32 == 0) kernel.quantize(step.ws.normed.view(), i, 1);
+    if (c.n_embd % 32 == 0) kernel.quantize_fine(fine, i, 1);
   }
   const size_t each = item_panels(m.n_panels(), step.gang.n_threads());
   step.gang.for_each((m.n_panels() + each - 1) / each, [&](size_t item, int) {
     const size_t first = item * each, n = std::min(each, m.n_panels() - first);
-    kernel.matmul(m, first, n, step.ws.normed.view(), rows.size(), out, m.n_rows);
+    kernel.matmul(m, first, n, fine, rows.size(), out, m.n_rows);
     if (c.logit_softcap == 0) return;
     const size_t row = first * 16, n_rows = std::min(n * 16, m.n_rows - row);
     for (size_t i = 0; i < rows.size(); ++i)

@@ -57,14 +57,14 @@ class DecoderWorkspace : public Workspace {
  public:
   DecoderWorkspace(const Config& config, const Weights& weights);
 
-  std::vector<StepToken> tokens;   // at most kMaxBatchTokens
-  AlignedBuffer<float> hidden;     // [token][n_embd], the residual stream
-  ActivationRows normed;           // [token][n_embd]
-  ActivationRows normed_fine;      // the same with two planes of codes, for the values
-  AlignedBuffer<float> q;          // [token][n_queries]
-  AlignedBuffer<float> k;          // [token][n_keys]
-  AlignedBuffer<float> v;          // [token][n_keys]
-  ActivationRows attended;         // [token][n_queries]
+  std::vector<StepToken> tokens;  // at most kMaxBatchTokens
+  AlignedBuffer<float> hidden;    // [token][n_embd], the residual stream
+  ActivationRows normed;          // [token][n_embd]
+  ActivationRows normed_fine;  // the same with two planes of codes, for the values and the logits
+  AlignedBuffer<float> q;      // [token][n_queries]
+  AlignedBuffer<float> k;      // [token][n_keys]
+  AlignedBuffer<float> v;      // [token][n_keys]
+  ActivationRows attended;     // [token][n_queries]
   AlignedBuffer<float> projected;  // [token][n_embd]
   ActivationRows gate;             // [token][n_ff], then the gated product
   AlignedBuffer<float> up;         // [token][n_ff]
