@@ -22,7 +22,7 @@ from jinja2.utils import Namespace
 
 from . import template_functions as functions
 from .errors import ModelLimitError, SmallMindError, TemplateError
-from .template_functions import BUDGET, Budget
+from .template_budget import BUDGET, Budget, binary_operator, refuse
 
 MAX_TEMPLATE_BYTES = 256 << 10
 MAX_TOKENS = 32_768
@@ -70,10 +70,6 @@ _LOOP_ATTRIBUTES = frozenset(
 )
 
 
-def _refuse(what: str) -> NoReturn:
-    raise TemplateError(f"chat template: {what}")
-
-
 def _limit(what: str) -> NoReturn:
     raise ModelLimitError(f"chat template: {what}")
 
@@ -100,7 +96,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(obj, Undefined):
             return getattr(obj, attribute)  # raises UndefinedError
         if attribute.startswith("_"):
-            _refuse(f"the attribute {attribute!r} is not available")
+            refuse(f"the attribute {attribute!r} is not available")
         if isinstance(obj, Namespace) or (
             isinstance(obj, LoopContext) and attribute in _LOOP_ATTRIBUTES
         ):
@@ -110,7 +106,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             return method
         if isinstance(obj, dict):
             return self.getitem(obj, attribute)
-        return _refuse(f"the attribute {attribute[:80]!r} of {type(obj).__name__} is not available")
+        return refuse(f"the attribute {attribute[:80]!r} of {type(obj).__name__} is not available")
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, Undefined):
@@ -118,7 +114,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(argument, str) and not isinstance(obj, dict):
             return self.getattr(obj, argument)
         if not isinstance(obj, (dict, list, tuple, str, range)):
-            _refuse(f"an item of {type(obj).__name__} is not available")
+            refuse(f"an item of {type(obj).__name__} is not available")
         try:
             return obj[argument]
         except (LookupError, TypeError):
@@ -136,7 +132,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if getattr(__obj, "__func__", None) in (LoopContext.cycle, LoopContext.changed):
             return __context.call(__obj, *args, **kwargs)
         if not isinstance(__obj, Macro) and __obj not in functions.CALLABLES:
-            _refuse(f"a {type(__obj).__name__} cannot be called")
+            refuse(f"a {type(__obj).__name__} cannot be called")
         budget.step(16)
         budget.macro_depth += 1
         if budget.macro_depth > MAX_MACRO_DEPTH:
@@ -147,7 +143,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             budget.macro_depth -= 1
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        return functions.binary_operator(context.parent[BUDGET], operator, left, right)
+        return binary_operator(context.parent[BUDGET], operator, left, right)
 
 
 def _check_tokens(environment: _Sandbox, source: str) -> None:
@@ -193,12 +189,12 @@ def _check_tree(tree: nodes.Template) -> None:
     while stack:
         node, depth, expression_depth = stack.pop()
         if not isinstance(node, _ALLOWED_NODES):
-            _refuse(f"{type(node).__name__} is not available (line {node.lineno})")
+            refuse(f"{type(node).__name__} is not available (line {node.lineno})")
         if isinstance(node, nodes.For) and node.recursive:
-            _refuse(f"a recursive loop is not available (line {node.lineno})")
+            refuse(f"a recursive loop is not available (line {node.lineno})")
         for name in (getattr(node, "attr", None), getattr(node, "name", None)):
             if isinstance(name, str) and name.startswith("_") and not isinstance(node, nodes.Name):
-                _refuse(f"the name {name[:80]!r} is not available (line {node.lineno})")
+                refuse(f"the name {name[:80]!r} is not available (line {node.lineno})")
         if isinstance(node, nodes.Expr):
             expression_depth += 1
         if depth > MAX_TREE_DEPTH or expression_depth > MAX_EXPRESSION_DEPTH:

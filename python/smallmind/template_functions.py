@@ -1,4 +1,4 @@
-"""The vocabulary of chat templates: budget, operators, methods, filters, tests and functions.
+"""The vocabulary of chat templates: methods, filters, tests and functions.
 
 Every filter and test takes the context first, also because Jinja then never evaluates it while
 compiling, where no budget counts.
@@ -16,144 +16,18 @@ from jinja2.runtime import Context, Undefined
 from jinja2.utils import Namespace
 
 from .errors import ModelLimitError, TemplateError
-
-MAX_STEPS = 1_000_000
-MAX_OUTPUT = 8 << 20
-MAX_MADE = 64 << 20
-MAX_INTEGER_BITS = 512
-MAX_SECONDS = 2.0
-
-BUDGET = "\0budget"
-"""The key of the budget in a context: no template can spell it."""
-
-_CHARACTERS_A_STEP = 1_024
-_CHARACTERS_AN_ITEM = 8
-_STEPS_A_CALL = 6
-
-
-class Budget:
-    """What one rendering has used. One thread."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.output = 0
-        self.made = 0
-        self.macro_depth = 0
-        self._check_clock_at = 4_096
-        self._latest = time.thread_time() + MAX_SECONDS
-
-    def step(self, n: int = 1) -> None:
-        self.steps += n
-        if self.steps > MAX_STEPS:
-            raise ModelLimitError(f"chat template: more than {MAX_STEPS} steps")
-        if self.steps >= self._check_clock_at:
-            self._check_clock_at = self.steps + 4_096
-            if time.thread_time() > self._latest:
-                raise ModelLimitError(f"chat template: more than {MAX_SECONDS} s of computing")
-
-    def make(self, n_characters: int) -> None:
-        """Before a string or list of that size is made."""
-        self.made += n_characters
-        if self.made > MAX_MADE:
-            raise ModelLimitError(f"chat template: made more than {MAX_MADE} characters")
-        self.step(1 + n_characters // _CHARACTERS_A_STEP)
-
-    def read(self, value: Any) -> Any:
-        """Before all of a value is looked at: pays for its size, elements included."""
-        stack = [value]
-        while stack:
-            item = stack.pop()
-            size = 0
-            if isinstance(item, str):
-                size = len(item)
-            elif isinstance(item, (list, tuple)):
-                stack += item
-            elif isinstance(item, dict):
-                stack += item
-                stack += item.values()
-            elif isinstance(item, range):
-                size = len(item) * _CHARACTERS_A_STEP
-            self.step(_STEPS_A_CALL + size // _CHARACTERS_A_STEP)
-        return value
-
-
-def _budget(context: Context) -> Budget:
-    budget: Budget = context.parent[BUDGET]
-    return budget
-
-
-def _refuse(what: str) -> NoReturn:
-    raise TemplateError(f"chat template: {what}")
-
-
-def _text(budget: Budget, value: Any) -> str:
-    """str() of what a template may print; the size of a container is paid for first."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (list, tuple, dict)):
-        before = budget.made
-        budget.read(value)
-        text = str(value)
-        budget.make(len(text) if budget.made == before else 0)
-        return text
-    if value is None or isinstance(value, (bool, int, float, Undefined)):
-        return str(value)
-    return _refuse(f"a {type(value).__name__} cannot be printed")
-
-
-def _items(budget: Budget, value: Any) -> list[Any]:
-    """The elements of what a template may iterate over, paid for."""
-    if isinstance(value, Undefined):
-        return list(value)
-    if not isinstance(value, (list, tuple, range, dict, str)):
-        _refuse(f"a {type(value).__name__} cannot be iterated over")
-    budget.make(len(value) * _CHARACTERS_AN_ITEM)
-    budget.step(len(value))
-    return list(value)
-
-
-def _size(sequence: str | list[Any] | tuple[Any, ...]) -> int:
-    """In characters' worth of memory."""
-    return len(sequence) * (1 if isinstance(sequence, str) else _CHARACTERS_AN_ITEM)
-
-
-# Operators ------------------------------------------------------------------------------------
-
-
-def _multiply(budget: Budget, left: Any, right: Any) -> Any:
-    for sequence, count in ((left, right), (right, left)):
-        if isinstance(sequence, (str, list, tuple)) and isinstance(count, int):
-            budget.make(_size(sequence) * max(count, 0))
-            return sequence * count
-    return left * right
-
-
-def _power(left: Any, right: Any) -> Any:
-    if isinstance(left, int) and isinstance(right, int):
-        if max(left.bit_length(), 1) * abs(right) > MAX_INTEGER_BITS:
-            raise ModelLimitError(f"chat template: an integer of more than {MAX_INTEGER_BITS} bits")
-    elif not isinstance(left, (int, float)) or not isinstance(right, (int, float)):
-        _refuse("** is for numbers")
-    return left**right
-
-
-def binary_operator(budget: Budget, operator: str, left: Any, right: Any) -> Any:
-    """The operators that can make something large."""
-    for value in (left, right):
-        if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-            raise ModelLimitError(f"chat template: an integer of more than {MAX_INTEGER_BITS} bits")
-    if operator == "+":
-        if isinstance(left, (str, list, tuple)) and isinstance(right, (str, list, tuple)):
-            budget.make(_size(left) + _size(right))
-        return left + right
-    if operator == "*":
-        return _multiply(budget, left, right)
-    if operator == "**":
-        return _power(left, right)
-    if isinstance(left, str):
-        _refuse("the operator % formats no text")
-    return left % right if operator == "%" else left // right
-
+from .template_budget import (
+    BUDGET,
+    CHARACTERS_AN_ITEM,
+    MAX_OUTPUT,
+    STEPS_A_CALL,
+    Budget,
+    binary_operator,
+    budget_of,
+    items_of,
+    refuse,
+    text_of,
+)
 
 # Methods --------------------------------------------------------------------------------------
 
@@ -185,7 +59,7 @@ def _string_method(name: str) -> Callable[..., Any]:
 
 def _replace(budget: Budget, text: str, old: str, new: str, count: int = -1) -> str:
     if not all(isinstance(value, str) for value in (text, old, new)):
-        _refuse("replace is for strings")
+        refuse("replace is for strings")
     budget.read(text)
     n_places = text.count(old)
     if isinstance(count, int) and count >= 0:
@@ -205,7 +79,7 @@ def _split(name: str) -> Callable[..., Any]:
 
 
 def _join(budget: Budget, separator: str, values: Iterable[Any]) -> str:
-    texts = [_text(budget, value) for value in _items(budget, values)]
+    texts = [text_of(budget, value) for value in items_of(budget, values)]
     budget.make(sum(map(len, texts)) + len(separator) * len(texts))
     return separator.join(texts)
 
@@ -302,13 +176,13 @@ def _each(budget: Budget, value: Any, weight: int) -> Any:
     if isinstance(value, (list, tuple, range)):
         budget.step(len(value) * weight + 1)
         return value
-    items = _items(budget, value)
+    items = items_of(budget, value)
     budget.step(len(items) * weight + 1)
     return items
 
 
 def _concat(budget: Budget, values: list[Any]) -> str:
-    texts = [_text(budget, value) for value in values]
+    texts = [text_of(budget, value) for value in values]
     budget.make(sum(map(len, texts)))
     return "".join(texts)
 
@@ -317,10 +191,10 @@ def _slice(budget: Budget, value: Any, start: Any, stop: Any, step: Any) -> Any:
     if isinstance(value, Undefined):
         return value[start:stop:step]
     if not isinstance(value, (str, list, tuple, range)):
-        _refuse(f"a {type(value).__name__} has no slices")
+        refuse(f"a {type(value).__name__} has no slices")
     span = slice(start, stop, step)
     n_items = len(range(*span.indices(len(value))))
-    budget.make(n_items if isinstance(value, str) else n_items * _CHARACTERS_AN_ITEM)
+    budget.make(n_items if isinstance(value, str) else n_items * CHARACTERS_AN_ITEM)
     return value[span]
 
 
@@ -336,7 +210,7 @@ def _tojson(
     ensure_ascii: bool = False,
 ) -> str:
     if indent is not None and not (isinstance(indent, int) and 0 <= indent <= 16):
-        _refuse("tojson: indent must be 0 ... 16")
+        refuse("tojson: indent must be 0 ... 16")
     budget.make(0)
     budget.read(value)
     text = json.dumps(
@@ -356,7 +230,7 @@ def _indent(
     prefix = width if isinstance(width, str) else " " * min(max(int(width), 0), 65)
     if len(prefix) > 64:
         raise ModelLimitError("chat template: indent: a width of more than 64")
-    lines = _text(budget, text).split("\n")
+    lines = text_of(budget, text).split("\n")
     budget.make(sum(map(len, lines)) + len(lines) * (len(prefix) + 1))
     return "\n".join(
         prefix + line if (i > 0 or first) and (line or blank) else line
@@ -370,7 +244,7 @@ def _default(budget: Budget, value: Any, other: Any = "", boolean: bool = False)
 
 def _length(budget: Budget, value: Any) -> int:
     if not isinstance(value, (str, list, tuple, dict, range, Undefined)):
-        _refuse(f"a {type(value).__name__} has no length")
+        refuse(f"a {type(value).__name__} has no length")
     return len(value)
 
 
@@ -390,7 +264,7 @@ def _pick(attribute: str | None, item: Any) -> Any:
     if attribute is None:
         return item
     if not isinstance(attribute, str) or attribute.startswith("_"):
-        _refuse("an attribute must be the name of an item")
+        refuse("an attribute must be the name of an item")
     for part in attribute.split("."):
         if isinstance(item, (list, tuple)) and part.isdecimal() and len(part) < 8:
             item = item[int(part)] if int(part) < len(item) else None
@@ -400,8 +274,8 @@ def _pick(attribute: str | None, item: Any) -> Any:
 
 
 def _map(context: Context, value: Any, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
-    budget = _budget(context)
-    items = _items(budget, value)
+    budget = budget_of(context)
+    items = items_of(budget, value)
     if name is None:
         attribute = kwargs.get("attribute")
         default = kwargs.get("default")
@@ -409,20 +283,20 @@ def _map(context: Context, value: Any, name: str | None = None, *args: Any, **kw
         return [default if item is None else item for item in picked]
     function = FILTERS.get(name)
     if function is None or not isinstance(name, str) or name.startswith("_") or name == "map":
-        _refuse(f"map: no filter {str(name)[:40]!r}")
+        refuse(f"map: no filter {str(name)[:40]!r}")
     return [function(context, item, *args, **kwargs) for item in items]
 
 
 def _selecting(wanted: bool, by_attribute: bool) -> Callable[..., Any]:
     def select(context: Context, value: Any, *args: Any) -> list[Any]:
-        budget = _budget(context)
+        budget = budget_of(context)
         attribute, rest = (args[0], args[1:]) if by_attribute else (None, args)
         name = rest[0] if rest else None
         test = TESTS.get(name) if isinstance(name, str) else None
         if name is not None and test is None:
-            _refuse(f"select: no test {str(name)[:40]!r}")
+            refuse(f"select: no test {str(name)[:40]!r}")
         out = []
-        for item in _items(budget, value):
+        for item in items_of(budget, value):
             picked = _pick(attribute, item)
             if test is not None and name in ("defined", "undefined"):
                 holds = (picked is not None) == (name == "defined")
@@ -442,7 +316,7 @@ def _sorted(
     case_sensitive: bool = False,
     attribute: str | None = None,
 ) -> list[Any]:
-    items = _items(budget, value)
+    items = items_of(budget, value)
 
     def key(item: Any) -> Any:
         picked = budget.read(_pick(attribute, item))
@@ -454,27 +328,27 @@ def _sorted(
 
 def _dictsort(budget: Budget, value: Any) -> list[Any]:
     if not isinstance(value, dict):
-        _refuse("dictsort is for dicts")
+        refuse("dictsort is for dicts")
     return sorted(budget.read(value).items(), key=lambda item: str(item[0]).lower())
 
 
 def _unique(budget: Budget, value: Any) -> list[Any]:
     seen: dict[Any, None] = {}
-    for item in budget.read(_items(budget, value)):
+    for item in budget.read(items_of(budget, value)):
         seen.setdefault(item)
     return list(seen)
 
 
 def _sum(budget: Budget, value: Any, attribute: str | None = None, start: Any = 0) -> Any:
     total = start
-    for item in _items(budget, value):
+    for item in items_of(budget, value):
         total = binary_operator(budget, "+", total, _pick(attribute, item))
     return total
 
 
 def _extreme(function: Callable[..., Any]) -> Callable[..., Any]:
     def pick(budget: Budget, value: Any, attribute: str | None = None) -> Any:
-        items = [budget.read(_pick(attribute, item)) for item in _items(budget, value)]
+        items = [budget.read(_pick(attribute, item)) for item in items_of(budget, value)]
         return function(items) if items else None
 
     return pick
@@ -482,7 +356,7 @@ def _extreme(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _end(index: int) -> Callable[..., Any]:
     def pick(budget: Budget, value: Any) -> Any:
-        items = value if isinstance(value, (str, list, tuple)) else _items(budget, value)
+        items = value if isinstance(value, (str, list, tuple)) else items_of(budget, value)
         return items[index] if items else Undefined(name="first" if index == 0 else "last")
 
     return pick
@@ -492,18 +366,18 @@ def _via_method(name: str) -> Callable[..., Any]:
     method = _STRING_METHODS[name]
 
     def call(budget: Budget, value: Any, *args: Any) -> Any:
-        return method(budget, _text(budget, value), *args)
+        return method(budget, text_of(budget, value), *args)
 
     return call
 
 
 def _filter_join(budget: Budget, value: Any, d: str = "", attribute: str | None = None) -> str:
-    items = [_pick(attribute, item) for item in _items(budget, value)]
-    return _join(budget, _text(budget, d), items)
+    items = [_pick(attribute, item) for item in items_of(budget, value)]
+    return _join(budget, text_of(budget, d), items)
 
 
 def _reverse(budget: Budget, value: Any) -> Any:
-    reversed_items = _items(budget, value)[::-1]
+    reversed_items = items_of(budget, value)[::-1]
     return "".join(reversed_items) if isinstance(value, str) else reversed_items
 
 
@@ -533,16 +407,16 @@ _BUDGET_FILTERS: dict[str, Callable[..., Any]] = {
     "join": _filter_join,
     "last": _end(-1),
     "length": _length,
-    "list": _items,
+    "list": items_of,
     "lower": _via_method("lower"),
     "max": _extreme(max),
     "min": _extreme(min),
-    "replace": lambda budget, value, *args: _replace(budget, _text(budget, value), *args),
+    "replace": lambda budget, value, *args: _replace(budget, text_of(budget, value), *args),
     "reverse": _reverse,
     "round": _round,
-    "safe": _text,
+    "safe": text_of,
     "sort": _sorted,
-    "string": _text,
+    "string": text_of,
     "sum": _sum,
     "title": _via_method("title"),
     "tojson": _tojson,
@@ -608,19 +482,19 @@ _BUDGET_TESTS: dict[str, Callable[..., Any]] = {
 def _output(context: Context, value: Any) -> str:
     """The most frequent of all, so it does its counting itself."""
     budget: Budget = context.parent[BUDGET]
-    text = value if type(value) is str else _text(budget, value)
+    text = value if type(value) is str else text_of(budget, value)
     budget.output += len(text)
     if budget.output > MAX_OUTPUT:
         raise ModelLimitError(f"chat template: more than {MAX_OUTPUT} characters of output")
-    budget.step(_STEPS_A_CALL)
+    budget.step(STEPS_A_CALL)
     return text
 
 
 def _with_budget(function: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context
     def call(context: Context, *args: Any, **kwargs: Any) -> Any:
-        budget = _budget(context)
-        budget.step(_STEPS_A_CALL)
+        budget = budget_of(context)
+        budget.step(STEPS_A_CALL)
         return function(budget, *args, **kwargs)
 
     return call
@@ -650,13 +524,13 @@ def _strftime_now(spec: str) -> str:
     # A number after % would be a width, and a width can be a gigabyte.
     parts = spec[:64].split("%")[1:] if isinstance(spec, str) else ["0"]
     if len(spec) > 64 or any(part[:1].isdigit() for part in parts):
-        _refuse("strftime_now: a format of at most 64 characters, without widths")
+        refuse("strftime_now: a format of at most 64 characters, without widths")
     return time.strftime(spec)
 
 
 def _range(*bounds: int) -> range:
     if not all(isinstance(bound, int) and abs(bound) < 1 << 31 for bound in bounds):
-        _refuse("range: wants integers below 2^31")
+        refuse("range: wants integers below 2^31")
     return range(*bounds)
 
 
