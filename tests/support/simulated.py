@@ -18,7 +18,7 @@ from reference import Array, ReferenceModel
 BLOCK = 32  # inputs that share a scale
 PIECE = 64  # keys that share a maximum, from absolute multiples of 64
 ONE_PLANE, TWO_PLANES = 127, 128 * 127  # the largest code
-FINE_ROLES = ("attn_v",)
+FINE_ROLES = ("attn_v", "output", "token_embd")
 UNQUANTISED = ("F32", "F16", "BF16")
 
 
