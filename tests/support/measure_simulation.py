@@ -2,7 +2,7 @@
 
     python tests/support/measure_simulation.py MODEL.gguf [ROLE ... | none]
 The engine should land on these figures: they are what eight-bit activations and bfloat16 attention
-cost, without any kernel. ROLE names tensors whose inputs have two planes, by default those of the engine.
+cost, without any kernel. ROLE names tensors whose inputs have two planes; by default the engine's.
 """
 
 from __future__ import annotations
