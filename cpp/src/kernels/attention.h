@@ -18,8 +18,8 @@ struct KeyRange {
   size_t last = 0;
 };
 
-// Working memory of one tile, on the stack.
-template <size_t kQueries>
+// Working memory of one tile, on the stack. (S in the name: see quant/panel.h, group_offset.)
+template <class S, size_t kQueries>
 struct AttentionScratch {
   alignas(64) float weights[kQueries][kPieceKeys];  // scores, then unnormalised probabilities
   alignas(64) float piece_out[kQueries][kMaxHeadDim];
@@ -32,7 +32,7 @@ struct AttentionScratch {
 // weights[q][key] = q . key, for 16 keys.
 template <class S, size_t kQueries>
 inline void score_keys(const AttentionTile& tile, const std::byte* keys, size_t at,
-                       AttentionScratch<kQueries>& s) {
+                       AttentionScratch<S, kQueries>& s) {
   typename S::Vec acc[kQueries];
   for (auto& a : acc) a = S::set1(0.0f);
   for (size_t pair = 0; pair < tile.head_dim / 2; ++pair) {
@@ -107,7 +107,7 @@ inline void add_pair(const float* weights, size_t key, KeyRange range, const std
 // from `dim` on.
 template <class S, size_t kQueries, size_t kVecs>
 inline void sum_values(const AttentionTile& tile, size_t piece, size_t dim,
-                       AttentionScratch<kQueries>& s) {
+                       AttentionScratch<S, kQueries>& s) {
   typename S::Vec acc[kQueries][kVecs];
   size_t any_first = kPieceKeys, any_last = 0, all_first = 0, all_last = kPieceKeys;
   for (size_t q = 0; q < kQueries; ++q) {
@@ -145,7 +145,7 @@ inline void sum_values(const AttentionTile& tile, size_t piece, size_t dim,
 // Folds a piece into a query's running result.
 template <class S, size_t kQueries>
 inline void fold_piece(const AttentionTile& tile, size_t q, PieceSum piece,
-                       AttentionScratch<kQueries>& s) {
+                       AttentionScratch<S, kQueries>& s) {
   float* out = tile.out[q];
   if (!s.started[q]) {
     s.started[q] = true;
@@ -168,7 +168,8 @@ inline void fold_piece(const AttentionTile& tile, size_t q, PieceSum piece,
 }
 
 template <class S, size_t kQueries>
-inline void attend_piece(const AttentionTile& tile, int64_t piece, AttentionScratch<kQueries>& s) {
+inline void attend_piece(const AttentionTile& tile, int64_t piece,
+                         AttentionScratch<S, kQueries>& s) {
   const int64_t start = piece * static_cast<int64_t>(kPieceKeys);
   size_t first = kPieceKeys, last = 0;
   for (size_t q = 0; q < kQueries; ++q) {
@@ -201,7 +202,7 @@ inline void attend_piece(const AttentionTile& tile, int64_t piece, AttentionScra
 
 template <class S, size_t kQueries>
 void attend(const AttentionTile& tile) {
-  AttentionScratch<kQueries> s;
+  AttentionScratch<S, kQueries> s;
   int64_t first = tile.begin[0], last = tile.end[0];
   for (size_t q = 0; q < kQueries; ++q) {
     s.started[q] = false;

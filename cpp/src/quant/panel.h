@@ -40,8 +40,9 @@ void store_as(std::byte* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 
+// (Internal linkage: a shared copy compiled for one instruction set must not serve another.)
 // The first byte of group `group`'s line for rows from `row` on, within a block's codes.
-inline constexpr size_t group_offset(size_t group, size_t row) {
+static inline constexpr size_t group_offset(size_t group, size_t row) {
   return group * kGroupBytes + row * 4;
 }
 
