@@ -129,7 +129,8 @@ def test_real_models_score_the_same_bytes_on_every_isa(
     model: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     path = Path(request.getfixturevalue(model))
-    all_equal(path, tmp_path, ids=ids_for(40, 40_000), slab=40)
+    n = 40 if model == "smollm2" else 12  # 262,144 logits each are slow on the generic set
+    all_equal(path, tmp_path, ids=ids_for(n, 40_000), slab=n)
 
 
 def test_sixteen_sessions_of_the_default_model_equal_each_alone_on_every_isa(
