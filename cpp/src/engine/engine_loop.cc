@@ -10,6 +10,7 @@ namespace smallmind {
 namespace {
 
 constexpr size_t kMaxLogitsBytes = 32 << 20;
+constexpr size_t kScoreRows = 16;
 
 std::vector<int32_t> find_end_ids(const Tokenizer& tokenizer) {
   std::vector<int32_t> ids;
@@ -131,10 +132,10 @@ void EngineLoop::run_step(const StepPlan& plan) {
                                                           static_cast<size_t>(slice.n_tokens)));
     slice.task->served_at = Clock::now();
   }
+  publish_rows(slices);
   for (const Slice& slice : slices) {
     if (auto* score = dynamic_cast<ScoreTask*>(slice.task)) write_scores(slice, *score);
   }
-  publish_rows(slices);
 }
 
 // Pages for every slice; a request that gets none fails alone.
@@ -240,20 +241,27 @@ void EngineLoop::choose(Row& row, std::span<float> logits, SamplerScratch& scrat
   }
 }
 
+// A few rows at a time: with a large vocabulary the logits of a whole chunk take longer than a
+// cancelled caller should wait.
 void EngineLoop::write_scores(const Slice& slice, ScoreTask& task) {
   try {
-    const std::vector<int32_t> rows =
+    const std::vector<int32_t> wanted =
         task.wanted_rows(slice.first_position, slice.n_tokens, slice.first_row);
     const size_t n_vocab = static_cast<size_t>(model_->n_vocab());
-    float* const out = task.next_out(model_->n_vocab());
-    if (!rows.empty()) model_->logits(rows, *workspace_, *gang_, out);
-    for (size_t i = 0; i < rows.size(); ++i) {
-      if (row_is_finite(std::span<const float>(out + i * n_vocab, n_vocab))) continue;
-      throw Error(ErrorKind::kInference, "NON_FINITE_LOGITS",
-                  "the model gave logits that are not finite numbers in the row after position " +
-                      std::to_string(slice.first_position + rows[i] - slice.first_row));
-    }
-    task.note_written(rows.size());
+    size_t done = 0;
+    do {
+      const auto rows = std::span(wanted).subspan(done, std::min(kScoreRows, wanted.size() - done));
+      float* const out = task.next_out(model_->n_vocab());
+      if (!rows.empty()) model_->logits(rows, *workspace_, *gang_, out);
+      for (size_t i = 0; i < rows.size(); ++i) {
+        if (row_is_finite(std::span<const float>(out + i * n_vocab, n_vocab))) continue;
+        throw Error(ErrorKind::kInference, "NON_FINITE_LOGITS",
+                    "the model gave logits that are not finite numbers in the row after position " +
+                        std::to_string(slice.first_position + rows[i] - slice.first_row));
+      }
+      task.note_written(rows.size());
+      done += rows.size();
+    } while (done < wanted.size() && task.poll().is_alive);
   } catch (...) {
     fail(task, current_error());
   }
