@@ -38,7 +38,11 @@ if [ ! -e "$fresh/etc/debian_version" ]; then
 fi
 mkdir -p "$fresh/proc"
 mount -t proc proc "$fresh/proc"
-trap 'umount "$fresh/proc"' EXIT
+mkdir -p "$fresh/dev/pts" "$fresh/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$fresh/dev/pts"  # what every machine has
+ln -sf pts/ptmx "$fresh/dev/ptmx"
+mount -t tmpfs -o mode=1777 tmpfs "$fresh/dev/shm"
+trap 'umount "$fresh/dev/shm" "$fresh/dev/pts" "$fresh/proc"' EXIT
 cp /etc/resolv.conf "$fresh/etc/resolv.conf"
 
 # shellcheck disable=SC2086  # one word a package

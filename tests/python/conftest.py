@@ -7,6 +7,7 @@ lines of the run count them.
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             default=os.environ.get(variable),
             help=f"path of {name}; default: ${variable}, then smallmind.pull",
         )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A runner in the background ignores Ctrl-C, and children inherit that: the tests send it.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _is_at_hand(config: pytest.Config, model: str) -> bool:
