@@ -120,8 +120,7 @@ Config read_common_config(const ConfigReader& reader, const gguf::Header& header
   c.context_length = reader.count("context_length", kMaxContext);
   c.norm_eps = reader.positive("attention.layer_norm_rms_epsilon");
   if (c.norm_eps > 1.0f)
-    bad_value(reader.key("attention.layer_norm_rms_epsilon"), number_text(c.norm_eps),
-              "at most 1");
+    bad_value(reader.key("attention.layer_norm_rms_epsilon"), number_text(c.norm_eps), "at most 1");
   read_heads(reader, c);
   read_rope(reader, c);
   for (const char* name : {"expert_count", "expert_used_count"}) reader.refuse_count(name, 0);

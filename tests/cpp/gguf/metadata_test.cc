@@ -306,9 +306,10 @@ TEST(MetadataTest, ManyKeysAreCheckedInTime) {
   for (uint32_t i = 0; i < kMaxKeyValues; ++i) {
     entries += u32_entry(std::string(100, 'k') + std::to_string(i * 2654435761u), i);
   }
+  // A quadratic scan compares 2 * 10^9 keys of 100 bytes: minutes, and hours under a sanitizer.
   const auto start = Clock::now();
   const Header file = parse_bytes(header(0, kMaxKeyValues) + entries);
-  EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), 3.0);
+  EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), 20.0);
   EXPECT_EQ(file.metadata.find_u32(std::string(100, 'k') + std::to_string(77 * 2654435761u)), 77u);
 }
 
