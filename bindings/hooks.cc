@@ -16,7 +16,7 @@ Hooks::Hooks(py::object progress, const std::optional<CancellationToken>& cancel
     : progress_(std::move(progress)),
       main_thread_(in_main_thread()),
       last_signals_(Clock::now()),
-      last_progress_(last_signals_) {
+      last_progress_(last_signals_ - kProgressInterval) {  // the first report comes at once
   if (!progress_.is_none() && PyCallable_Check(progress_.ptr()) == 0) {
     throw py::type_error("progress: wants a callable(stage, done, total), a bool or None");
   }
