@@ -26,11 +26,6 @@ void for_each_token(const Step& step, const Fn& fn) {
   });
 }
 
-bool needs_codes(const PackedMatrix& m) {
-  return m.type != gguf::TensorType::kF32 && m.type != gguf::TensorType::kF16 &&
-         m.type != gguf::TensorType::kBF16;
-}
-
 // Panels that one item takes: even, so that an item's rows are whole blocks of 32, and about four
 // items a thread.
 size_t item_panels(size_t n_panels, int n_threads) {
@@ -188,7 +183,7 @@ void project_qkv(const Step& step, const LayerWeights& layer) {
   DecoderWorkspace& ws = step.ws;
   // The values decide most of the error of eight-bit inputs: theirs have two planes (numerics.md,
   // "Activations").
-  if (needs_codes(layer.v))
+  if (quant::has_codes(layer.v.type))
     for_each_token(step, [&](size_t t) { kernels().quantize_fine(ws.normed_fine.view(), t, 1); });
   const Activations& inputs = ws.normed.view();
   run_products(step, {{&layer.q, &inputs, ws.q.data()},
@@ -295,7 +290,7 @@ void feed_forward(const Step& step, const LayerWeights& layer) {
   const size_t n_panels = layer.gate.n_panels(), n_tokens = step.n_tokens();
   const size_t each = item_panels(n_panels, step.gang.n_threads());
   const Activations& gate = ws.gate.view();
-  const bool quantised = needs_codes(layer.down);
+  const bool quantised = quant::has_codes(layer.down.type);
   step.gang.for_each((n_panels + each - 1) / each, [&](size_t item, int) {
     const size_t first = item * each, n = std::min(each, n_panels - first);
     const size_t row = first * 16, n_rows = std::min(n * 16, c.n_ff - row);

@@ -9,8 +9,8 @@
 #include <new>
 
 #include "base/utf8.h"
-#include "quant/formats.h"
 #include "quant/pack.h"
+#include "quant/panel.h"
 #include "smallmind/error.h"
 
 namespace smallmind {
@@ -28,12 +28,6 @@ std::string shape_text(const gguf::TensorInfo& t) {
 
 std::string type_name(gguf::TensorType type) {
   return std::string(gguf::tensor_type_traits(static_cast<uint32_t>(type))->name);
-}
-
-bool is_float(gguf::TensorType type) {
-  bool result = false;
-  quant::Formats::visit(type, [&]<class F>() { result = !F::kInteger; });
-  return result;
 }
 
 // A run of panels of one matrix.
@@ -104,7 +98,7 @@ void WeightBinder::matrix(const std::string& name, size_t n_rows, size_t n_colum
                                              "; wants [" + std::to_string(n_columns) + ", " +
                                              std::to_string(n_rows) + "]");
   }
-  if (!is_float(t.type) && n_columns % quant::kBlockColumns != 0)
+  if (quant::has_codes(t.type) && n_columns % quant::kBlockColumns != 0)
     throw Error(ErrorKind::kModelFormat, "tensor '" + escape(name) + "': rows of " +
                                              std::to_string(n_columns) +
                                              " elements; wants a multiple of 32");
@@ -117,7 +111,7 @@ void WeightBinder::vector(const std::string& name, size_t n, std::vector<float>&
   if (t.n_dims != 1 || t.dims[0] != n)
     throw Error(ErrorKind::kModelFormat, "tensor '" + escape(name) + "' is " + shape_text(t) +
                                              "; wants [" + std::to_string(n) + "]");
-  if (!is_float(t.type))
+  if (quant::has_codes(t.type))
     throw Error(ErrorKind::kUnsupportedModel, "tensor '" + escape(name) + "' has type " +
                                                   type_name(t.type) + "; wants F32, F16 or BF16");
   vectors_.push_back({&t, &target});

@@ -28,6 +28,12 @@ void pack_rows(const std::byte* rows, size_t n_rows, size_t n_columns, std::byte
 
 }  // namespace
 
+bool has_codes(gguf::TensorType type) {
+  bool result = false;
+  Formats::visit(type, [&]<class F>() { result = F::kInteger; });
+  return result;
+}
+
 size_t row_bytes(gguf::TensorType type, size_t n_columns) {
   size_t bytes = 0;
   Formats::visit(type,

@@ -11,6 +11,9 @@ namespace smallmind::quant {
 // All functions are pure and thread-safe. REQUIRES everywhere: n_columns is a multiple of the
 // type's block (checked when a file is read) and, for integer types, of 32.
 
+// True for formats of integer codes, whose products read quantised inputs; false for plain floats.
+bool has_codes(gguf::TensorType type);
+
 size_t row_bytes(gguf::TensorType type, size_t n_columns);    // of a row in the file
 size_t panel_bytes(gguf::TensorType type, size_t n_columns);  // of 16 rows packed, a multiple of 64
 
