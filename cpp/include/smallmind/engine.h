@@ -25,14 +25,25 @@ struct EngineInfo {
   int64_t n_layers = 0;
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes_per_token = 0;
+  CacheType cache_type = CacheType::kBf16;
+  uint64_t kv_limit = 0;  // bytes
 };
 
-// What is in use now; zero everywhere when idle (but n_sessions).
+// What is in use now, and what has been done since load.
 struct EngineStatus {
   int64_t n_sessions = 0;
   int64_t n_running = 0;   // requests being computed or waiting for their turn
-  int64_t n_queued = 0;    // submitted, not yet seen by the loop
-  int64_t n_kv_pages = 0;  // pages that hold KV of running requests or of sessions
+  int64_t n_queued = 0;    // submitted, not yet admitted to run
+  int64_t n_kv_pages = 0;  // pages that running requests and open sessions hold
+  int64_t n_cached_pages = 0;  // pages kept for their prefixes only; evicted when room is needed
+  uint64_t kv_bytes = 0;       // all pages
+
+  // Since load.
+  int64_t n_cached_tokens = 0;    // prompt tokens whose KV was there (hits)
+  int64_t n_computed_tokens = 0;  // prompt tokens that were computed (misses)
+  int64_t n_generated_tokens = 0;
+  int64_t n_evicted_pages = 0;
+  int64_t n_steps = 0;
 };
 
 // Thread-safe: any method, any thread, any time. Sessions and streams keep the engine's weights

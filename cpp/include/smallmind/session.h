@@ -45,6 +45,9 @@ class Session {
   virtual void cancel() = 0;  // of the open stream; no-op when idle
   virtual void reset() = 0;   // empties the context; kSessionBusy while a stream is open
   virtual void close() = 0;   // cancels first, never busy; idempotent
+  // A new session with the same context, options and salt; it shares the KV of what both hold.
+  // kSessionBusy while a stream is open. `id` empty: generated.
+  virtual std::shared_ptr<Session> fork(std::string id) = 0;
   virtual bool closed() const = 0;
   virtual bool busy() const = 0;
   // Context tokens: prompts and the generated tokens that were received.

@@ -66,7 +66,7 @@ std::shared_ptr<EngineImpl> EngineImpl::create(std::shared_ptr<const Model> mode
   info.n_embd = model->n_embd();
   info.n_layers = model->n_layers();
   info.weight_bytes = model->weight_bytes();
-  info.kv_bytes_per_token = model->page_bytes() / kPageTokens;
+  info.kv_bytes_per_token = model->page_bytes(PageGroup::kFull) / kPageTokens;
   auto mailbox = std::make_shared<Mailbox>();
   auto loop = std::make_unique<EngineLoop>(std::move(model), tokenizer, std::move(gang), mailbox,
                                            options.enable_kv_cache);

@@ -36,7 +36,7 @@ EngineLoop::EngineLoop(std::shared_ptr<const Model> model,
           ErrorKind::kMemoryBudget, "the system refused memory that this step needed")),
       closed_(std::make_shared<const Error>(ErrorKind::kEngineClosed, "the engine was closed")),
       workspace_(model_->make_workspace()),
-      pool_(model_->page_bytes()),
+      pool_(model_->page_bytes(PageGroup::kFull)),
       scratch_(static_cast<size_t>(gang_->n_threads())) {}
 
 void EngineLoop::run() {
@@ -172,12 +172,12 @@ bool EngineLoop::compute(const std::vector<Slice>& slices) {
     for (const Slice& slice : slices) {
       batch.push_back({slice.task->context().subspan(static_cast<size_t>(slice.first_position),
                                                      static_cast<size_t>(slice.n_tokens)),
-                       slice.first_position, slice.task->kv().pages()});
+                       slice.first_position, slice.task->kv().pages(), {}});
       n_tokens += slice.n_tokens;
       const double n = static_cast<double>(slice.n_tokens);
       sum_of_contexts += n * (static_cast<double>(slice.first_position) + n / 2);
     }
-    model_->forward(batch, *workspace_, *gang_);
+    model_->forward(batch, *workspace_, *gang_, nullptr);
   } catch (...) {
     const std::shared_ptr<const Error> error = current_error();
     for (const Slice& slice : slices) fail(*slice.task, error);

@@ -114,7 +114,7 @@ std::shared_ptr<EngineImpl> load_here(const EngineOptions& options, const CallHo
         weights_hooks.cancel.cancel();
       }
     });
-    model = load_model(header, *source, *gang, weights_hooks);
+    model = load_model(header, *source, options.cache_type, *gang, weights_hooks);
   } catch (...) {
     if (tokenizer_failure) std::rethrow_exception(tokenizer_failure);
     throw;

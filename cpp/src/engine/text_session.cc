@@ -268,6 +268,17 @@ void TextSession::close() {
   engine_->note_session_closed();
 }
 
+std::shared_ptr<Session> TextSession::fork(std::string id) {
+  SessionOptions options;
+  options.id = std::move(id);
+  options.max_kv_tokens = max_tokens_;
+  auto copy = std::static_pointer_cast<TextSession>(engine_->text_session(options));
+  MutexLock lock(mutex_);
+  if (open_) throw_busy();
+  const std::vector<int32_t> history = history_;
+  return copy;
+}
+
 bool TextSession::closed() const {
   fork_guard().check();
   MutexLock lock(mutex_);

@@ -45,6 +45,7 @@ class TextSession : public Session, public std::enable_shared_from_this<TextSess
   void cancel() override;
   void reset() override;
   void close() override;
+  std::shared_ptr<Session> fork(std::string id) override;
   bool closed() const override;
   bool busy() const override;
   std::vector<int32_t> token_ids() const override;

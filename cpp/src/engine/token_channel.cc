@@ -132,7 +132,7 @@ TokenChannel::LoopView TokenChannel::poll() {
   Notice notice(*this);
   MutexLock lock(mutex_);
   end_if_tripped_locked(notice);
-  is_paused_ = !is_collecting_ && unread_.size() >= kMaxBufferedTokens;
+  is_paused_ = !is_collecting_ && unread_.size() >= spec_.max_buffered;
   return {!is_ended_, !is_ended_ && !is_paused_, notice.for_loop()};
 }
 
@@ -204,7 +204,7 @@ void TokenChannel::take_locked(Token& token, Notice& notice) {
   received_.push_back(unread_.front());
   token = std::move(unread_.front());
   unread_.pop_front();
-  if (is_paused_ && unread_.size() <= kMaxBufferedTokens / 2) {
+  if (is_paused_ && unread_.size() <= spec_.max_buffered / 2) {
     is_paused_ = false;
     notice.wants_poke = true;
   }

@@ -18,8 +18,6 @@
 
 namespace smallmind {
 
-inline constexpr size_t kMaxBufferedTokens = 256;
-
 // Checked and complete before it is queued; immutable.
 struct RequestSpec {
   uint64_t sequence_key = 0;     // whose KV it continues
@@ -29,6 +27,11 @@ struct RequestSpec {
   int64_t max_tokens = 0;   // given or derived, at most what the context leaves
   CancellationToken token;  // the caller's, linked with the timeout
   bool is_collect_only = false;
+  std::string session_id;
+  std::string cache_salt;
+  std::string fairness_key;
+  size_t max_buffered = 256;
+  OnFull on_full = OnFull::kPause;
 };
 
 // Thread-safe. The end is a latch: the loop (stop, length, failure), the caller (cancel, close),

@@ -19,18 +19,22 @@ class DecoderModel : public Model {
   int64_t n_embd() const override { return static_cast<int64_t>(config_.n_embd); }
   int64_t n_layers() const override { return static_cast<int64_t>(config_.n_layers); }
   int64_t context_length() const override { return static_cast<int64_t>(config_.context_length); }
-  size_t page_bytes() const override { return kv_offset(config_, config_.n_layers, 0); }
+  size_t page_bytes(PageGroup group) const override {
+    return group == PageGroup::kFull ? kv_offset(config_, config_.n_layers, 0) : 0;
+  }
+  int64_t window() const override { return 0; }
   uint64_t weight_bytes() const override { return weights_.arena->bytes(); }
 
   std::unique_ptr<Workspace> make_workspace() const override {
     return std::make_unique<DecoderWorkspace>(config_, weights_);
   }
 
-  void forward(std::span<const SequenceSlice> slices, Workspace& workspace,
-               Gang& gang) const override {
+  bool forward(std::span<const SequenceSlice> slices, Workspace& workspace, Gang& gang,
+               StepWatch*) const override {
     const Step step{config_, weights_, static_cast<DecoderWorkspace&>(workspace), gang};
     begin_step(slices, step);
     architecture_.forward(step);
+    return true;
   }
 
   void logits(std::span<const int32_t> rows, Workspace& workspace, Gang& gang,
@@ -74,7 +78,7 @@ size_t vocabulary_size(const gguf::Header& header, const std::string& architectu
 }  // namespace
 
 std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSource& source,
-                                        Gang& gang, const CallHooks& hooks) {
+                                        CacheType, Gang& gang, const CallHooks& hooks) {
   kernels();  // an unusable SMALLMIND_ISA is refused before anything is read
   const auto name = header.metadata.find_string("general.architecture");
   if (!name) throw Error(ErrorKind::kUnsupportedModel, "key 'general.architecture' is missing");

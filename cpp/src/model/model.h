@@ -11,6 +11,7 @@
 #include "base/gang.h"
 #include "gguf/reader.h"
 #include "smallmind/cancellation.h"
+#include "smallmind/options.h"
 
 namespace smallmind {
 
@@ -18,13 +19,27 @@ inline constexpr int kPageTokens = 32;
 inline constexpr int kMaxBatchSequences = 64;
 inline constexpr int kMaxBatchTokens = 256;  // all tokens of a step
 
+// KV pages come in two groups: of the layers that see everything, and of those with a window.
+enum class PageGroup : uint8_t { kFull, kWindow };
+inline constexpr size_t kPageGroups = 2;
+
 // One sequence's part of a step. Tokens ids[0 ... n_tokens) stand at positions first_position + i;
-// KV of all earlier positions is in the pages; forward() writes theirs. pages[i] holds positions
-// [32 i, 32 i + 32) and is page_bytes() long, 64-byte aligned.
+// KV of all earlier positions is in the pages; forward() writes theirs. pages[i] and
+// window_pages[i] hold positions [32 i, 32 i + 32), each page_bytes(group) long and 64-byte
+// aligned. Window pages that no token of the slice can see may be null, and all pages of a group of
+// 0 bytes are.
 struct SequenceSlice {
   std::span<const int32_t> ids;  // each in [0, n_vocab)
   int64_t first_position = 0;
   std::span<std::byte* const> pages;
+  std::span<std::byte* const> window_pages;
+};
+
+// Asked by forward() between layers, in the thread that called it.
+class StepWatch {
+ public:
+  virtual ~StepWatch() = default;
+  virtual bool is_wanted() noexcept = 0;  // false: the rest of the step is not worth computing
 };
 
 // Everything a step writes besides KV pages; sized once, used by one step at a time.
@@ -41,15 +56,18 @@ class Model {
   virtual int64_t n_embd() const = 0;
   virtual int64_t n_layers() const = 0;
   virtual int64_t context_length() const = 0;
-  virtual size_t page_bytes() const = 0;
+  virtual size_t page_bytes(PageGroup group) const = 0;  // 0: the model has no such layers
+  // Keys that a layer with a window sees, the query's own included; 0: no layer has one.
+  virtual int64_t window() const = 0;
   virtual uint64_t weight_bytes() const = 0;
 
   virtual std::unique_ptr<Workspace> make_workspace() const = 0;
   // Computes all slices in one pass over the weights (REQUIRES: at most kMaxBatchTokens tokens in
   // all, at least one) and leaves the final hidden state of every token, in the order of the
-  // slices, in the workspace.
-  virtual void forward(std::span<const SequenceSlice> slices, Workspace& workspace,
-                       Gang& gang) const = 0;
+  // slices, in the workspace. False when the watch ended it: the slices' positions are then as
+  // before. `watch` may be null.
+  virtual bool forward(std::span<const SequenceSlice> slices, Workspace& workspace, Gang& gang,
+                       StepWatch* watch) const = 0;
   // Raw logits of the workspace's hidden states `rows` (row indices in the order of forward's
   // tokens): out is [rows.size(), n_vocab]. An out-of-range value (NaN, infinity) is written as it
   // is: the caller checks with row_is_finite.
@@ -65,7 +83,7 @@ class Workspace {
 // Reads, validates and packs the tensors. gang is used for packing; hooks.tick sees the stage
 // "weights" in bytes. Throws kUnsupportedModel, kModelFormat, kModelIo, kCancelled.
 std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSource& source,
-                                        Gang& gang, const CallHooks& hooks);
+                                        CacheType cache_type, Gang& gang, const CallHooks& hooks);
 
 // True when no element is NaN or infinite.
 bool row_is_finite(std::span<const float> row);

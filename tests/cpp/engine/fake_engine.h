@@ -135,14 +135,17 @@ class FakeModel : public Model {
   int64_t n_embd() const override { return 4; }
   int64_t n_layers() const override { return 1; }
   int64_t context_length() const override { return context_length_; }
-  size_t page_bytes() const override { return 4096; }
+  size_t page_bytes(PageGroup group) const override {
+    return group == PageGroup::kFull ? 4096 : 0;
+  }
+  int64_t window() const override { return 0; }
   uint64_t weight_bytes() const override { return 0; }
   std::unique_ptr<Workspace> make_workspace() const override {
     return std::make_unique<FakeWorkspace>();
   }
 
-  void forward(std::span<const SequenceSlice> slices, Workspace& workspace,
-               Gang& gang) const override {
+  bool forward(std::span<const SequenceSlice> slices, Workspace& workspace, Gang& gang,
+               StepWatch*) const override {
     auto& rows = static_cast<FakeWorkspace&>(workspace).rows;
     size_t n_tokens = 0;
     for (const SequenceSlice& slice : slices) n_tokens += slice.ids.size();
@@ -163,6 +166,7 @@ class FakeModel : public Model {
     gang.for_each(slices.size(), [&](size_t i, int) {
       run_slice(slices[i], std::span(rows).subspan(first_rows[i], slices[i].ids.size()));
     });
+    return true;
   }
 
   void logits(std::span<const int32_t> rows, Workspace& workspace, Gang&,
