@@ -18,7 +18,7 @@ constexpr std::array<const char*, kKinds> kClassNames = {
     "ModelIOError",       "MemoryBudgetError",  "ContextLengthError", "InvalidArgumentError",
     "SessionBusyError",   "SessionClosedError", "EngineClosedError",  "ForkedProcessError",
     "QueueFullError",     "BufferFullError",    "CancelledError",     "DeadlineError",
-    "InferenceError",
+    "ThreadSafetyError",  "InferenceError",
 };
 
 // Borrowed for the life of the process: smallmind.errors is never unloaded while this module is.

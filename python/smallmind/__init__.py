@@ -39,6 +39,7 @@ from .errors import (
     SessionClosedError,
     SmallMindError,
     TemplateError,
+    ThreadSafetyError,
     UnsupportedModelError,
 )
 from .params import SamplingParams
@@ -94,6 +95,7 @@ __all__ = [
     "SmallMindError",
     "TemplateError",
     "TextSession",
+    "ThreadSafetyError",
     "Timings",
     "Token",
     "TokenLogprob",
@@ -122,7 +124,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
         globals()[name] = value
         return value
-    if name in ("hub", "chat", "cli", "results", "errors"):
+    if name in ("hub", "chat", "cli", "results", "errors", "runtime"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

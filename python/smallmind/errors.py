@@ -29,6 +29,7 @@ __all__ = [
     "SessionClosedError",
     "SmallMindError",
     "TemplateError",
+    "ThreadSafetyError",
     "UnsupportedModelError",
 ]
 
@@ -153,6 +154,12 @@ class DeadlineError(SmallMindError, TimeoutError):
     """The timeout passed."""
 
     code = "CANCELLED_BY_TIMEOUT"
+
+
+class ThreadSafetyError(SmallMindError, RuntimeError):
+    """The job runtime cannot do this now: it is busy, shut down, or short of threads."""
+
+    code = "THREAD_SAFETY"
 
 
 class TemplateError(SmallMindError):

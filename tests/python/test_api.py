@@ -272,6 +272,7 @@ def test_errors_are_one_family_with_codes_and_survive_pickle() -> None:
         "CancelledError": Exception,
         "DeadlineError": TimeoutError,
         "TemplateError": Exception,
+        "ThreadSafetyError": RuntimeError,
         "GrammarError": Exception,
         "InferenceError": Exception,
     }

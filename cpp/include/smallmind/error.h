@@ -26,6 +26,7 @@ enum class ErrorKind : unsigned char {
   kBufferFull,
   kCancelled,
   kDeadline,
+  kThreadSafety,
   kInference,
 };
 

@@ -44,6 +44,8 @@ std::string_view default_code(ErrorKind kind) noexcept {
       return "CANCELLED_BY_CALLER";
     case ErrorKind::kDeadline:
       return "CANCELLED_BY_TIMEOUT";
+    case ErrorKind::kThreadSafety:
+      return "THREAD_SAFETY";
     case ErrorKind::kInference:
       return "INFERENCE_FAILED";
   }
