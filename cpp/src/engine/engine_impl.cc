@@ -13,23 +13,19 @@
 namespace smallmind {
 namespace {
 
-constexpr size_t kMaxSessionIdBytes = 256;
+constexpr size_t kMaxNameBytes = 256;
 
 std::string generated_session_id() {
   static std::atomic<uint64_t> next{1};
   return "session-" + std::to_string(next.fetch_add(1));
 }
 
-std::string checked_session_id(const SessionOptions& options) {
-  if (options.id.empty()) return generated_session_id();
-  if (options.id.size() > kMaxSessionIdBytes ||
-      find_invalid_utf8(options.id) != std::string::npos) {
-    throw Error(ErrorKind::kInvalidArgument,
-                "session id: want at most " + std::to_string(kMaxSessionIdBytes) +
-                    " bytes of UTF-8, got " + std::to_string(options.id.size()) + " bytes: '" +
-                    escape(options.id) + "'");
-  }
-  return options.id;
+void check_name(const char* field, const std::string& name) {
+  if (name.size() <= kMaxNameBytes && find_invalid_utf8(name) == std::string::npos) return;
+  throw Error(ErrorKind::kInvalidArgument,
+              std::string(field) + ": want at most " + std::to_string(kMaxNameBytes) +
+                  " bytes of UTF-8, got " + std::to_string(name.size()) + " bytes: '" +
+                  escape(name) + "'");
 }
 
 void check_positions(std::span<const int64_t> positions, size_t n_ids) {
@@ -70,15 +66,16 @@ std::shared_ptr<EngineImpl> EngineImpl::create(std::shared_ptr<const Model> mode
   auto mailbox = std::make_shared<Mailbox>();
   auto loop = std::make_unique<EngineLoop>(std::move(model), tokenizer, std::move(gang), mailbox,
                                            options.enable_kv_cache);
-  std::shared_ptr<EngineImpl> engine(
-      new EngineImpl(std::move(tokenizer), std::move(loop), std::move(mailbox), std::move(info)));
+  std::shared_ptr<EngineImpl> engine(new EngineImpl(std::move(tokenizer), std::move(loop),
+                                                    std::move(mailbox), options, std::move(info)));
   return engine;
 }
 
 EngineImpl::EngineImpl(std::shared_ptr<const Tokenizer> tokenizer, std::unique_ptr<EngineLoop> loop,
-                       std::shared_ptr<Mailbox> mailbox, EngineInfo info)
+                       std::shared_ptr<Mailbox> mailbox, EngineOptions options, EngineInfo info)
     : tokenizer_(std::move(tokenizer)),
       mailbox_(std::move(mailbox)),
+      options_(std::move(options)),
       info_(std::move(info)),
       loop_(std::move(loop)) {
   try {
@@ -133,10 +130,17 @@ std::shared_ptr<Session> EngineImpl::text_session(const SessionOptions& options)
                 "max_kv_tokens: " + std::to_string(options.max_kv_tokens) +
                     " is less than 1 (0: the engine's context length)");
   }
-  int64_t limit = info_.context_length;
-  if (options.max_kv_tokens > 0) limit = std::min(limit, options.max_kv_tokens);
-  auto session = std::make_shared<TextSession>(shared_from_this(), checked_session_id(options),
-                                               next_sequence_key_.fetch_add(1), limit);
+  check_name("session id", options.id);
+  check_name("cache_salt", options.cache_salt);
+  check_name("fairness_key", options.fairness_key);
+  SessionOptions settled = options;
+  if (settled.id.empty()) settled.id = generated_session_id();
+  settled.max_kv_tokens = info_.context_length;
+  for (const int64_t limit : {options_.max_kv_tokens, options.max_kv_tokens}) {
+    if (limit > 0) settled.max_kv_tokens = std::min(settled.max_kv_tokens, limit);
+  }
+  auto session = std::make_shared<TextSession>(shared_from_this(), std::move(settled),
+                                               next_sequence_key_.fetch_add(1));
   ++n_sessions_;
   return session;
 }

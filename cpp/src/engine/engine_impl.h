@@ -46,16 +46,18 @@ class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl
   void check_ids(std::span<const int32_t> ids) const;
   const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
   const ForkGuard& fork_guard() const { return fork_guard_; }
+  const EngineOptions& options() const { return options_; }
   void note_session_closed() noexcept { --n_sessions_; }
 
  private:
   EngineImpl(std::shared_ptr<const Tokenizer> tokenizer, std::unique_ptr<EngineLoop> loop,
-             std::shared_ptr<Mailbox> mailbox, EngineInfo info);
+             std::shared_ptr<Mailbox> mailbox, EngineOptions options, EngineInfo info);
 
   // Constant after construction.
   const ForkGuard fork_guard_;
   const std::shared_ptr<const Tokenizer> tokenizer_;
   std::shared_ptr<Mailbox> mailbox_;
+  const EngineOptions options_;  // as given
   const EngineInfo info_;
   // Shared.
   std::atomic<bool> is_closed_{false};

@@ -31,8 +31,8 @@ uint64_t drawn_seed() {
   return uint64_t{bits[1]} << 32 | bits[0];
 }
 
-// The caller's token and the timeout in one; each keeps its own reason.
-CancellationToken request_token(const RequestOptions& options) {
+// The caller's token and the timeouts in one: the earliest cause wins and keeps its reason.
+CancellationToken request_token(const RequestOptions& options, double engine_timeout_s) {
   std::vector<CancellationToken> parents;
   if (options.cancel) parents.push_back(*options.cancel);
   if (options.timeout_s) {
@@ -43,17 +43,15 @@ CancellationToken request_token(const RequestOptions& options) {
     }
     parents.push_back(CancellationToken::with_timeout(*options.timeout_s));
   }
+  if (engine_timeout_s > 0) parents.push_back(CancellationToken::with_timeout(engine_timeout_s));
   return CancellationToken::linked(parents);
 }
 
 }  // namespace
 
-TextSession::TextSession(std::shared_ptr<EngineImpl> engine, std::string id, uint64_t sequence_key,
-                         int64_t max_tokens)
-    : engine_(std::move(engine)),
-      id_(std::move(id)),
-      sequence_key_(sequence_key),
-      max_tokens_(max_tokens) {}
+TextSession::TextSession(std::shared_ptr<EngineImpl> engine, SessionOptions options,
+                         uint64_t sequence_key)
+    : engine_(std::move(engine)), options_(std::move(options)), sequence_key_(sequence_key) {}
 
 TextSession::~TextSession() {
   const ForkGuard guard = fork_guard();
@@ -111,7 +109,8 @@ std::shared_ptr<Stream> TextSession::start(const MakeContext& make_context,
                                            const RequestOptions& options) {
   engine_->check_usable();
   validate(params, engine_->info().n_vocab);
-  const CancellationToken token = request_token(options);  // the clock starts here
+  // The clock starts here.
+  const CancellationToken token = request_token(options, engine_->options().request_timeout_s);
   Claim claimed = claim(options.collect_only);
   try {
     RequestSpec spec = make_spec(make_context(std::move(claimed.history)), params);
@@ -128,18 +127,24 @@ RequestSpec TextSession::make_spec(std::vector<int32_t> context,
                                    const SamplingParams& params) const {
   const int64_t n_prompt = static_cast<int64_t>(context.size());
   if (n_prompt == 0) throw Error(ErrorKind::kInvalidArgument, "prompt: has no tokens");
-  if (n_prompt >= max_tokens_) {
+  const int64_t limit = options_.max_kv_tokens;
+  if (n_prompt >= limit) {
     throw Error(ErrorKind::kContextLength,
-                "the prompt and what the session holds are " + std::to_string(n_prompt) +
-                    " tokens; the context holds " + std::to_string(max_tokens_) +
-                    ", and at least one must be left to generate");
+                named("the prompt and what the session holds are " + std::to_string(n_prompt) +
+                      " tokens; the context holds " + std::to_string(limit) +
+                      ", and at least one must be left to generate"));
   }
   RequestSpec spec;
   spec.sequence_key = sequence_key_;
   spec.context = std::move(context);
   spec.params = params;
   spec.seed = params.seed ? *params.seed : drawn_seed();
-  spec.max_tokens = std::min(params.max_tokens.value_or(kDefaultMaxTokens), max_tokens_ - n_prompt);
+  spec.max_tokens = std::min(params.max_tokens.value_or(kDefaultMaxTokens), limit - n_prompt);
+  spec.session_id = options_.id;
+  spec.cache_salt = options_.cache_salt;
+  spec.fairness_key = options_.fairness_key;
+  spec.max_buffered = static_cast<size_t>(engine_->options().max_buffered_tokens);
+  spec.on_full = engine_->options().on_full;
   return spec;
 }
 
@@ -147,9 +152,7 @@ RequestSpec TextSession::make_spec(std::vector<int32_t> context,
 TextSession::Claim TextSession::claim(bool is_collect_only) {
   give_way_if_cancelled();
   MutexLock lock(mutex_);
-  if (is_closed_) {
-    throw Error(ErrorKind::kSessionClosed, "session '" + escape(id_) + "' was closed");
-  }
+  check_open();
   if (open_) throw_busy();
   Claim claimed{++n_calls_, history_};
   open_.emplace();
@@ -170,9 +173,7 @@ std::shared_ptr<Stream> TextSession::open(RequestSpec spec) {
   bool is_cancelled = false;
   {
     MutexLock lock(mutex_);
-    if (is_closed_) {
-      throw Error(ErrorKind::kSessionClosed, "session '" + escape(id_) + "' was closed");
-    }
+    check_open();
     open_->channel = channel;
     is_cancelled = open_->is_cancelled;
   }
@@ -201,12 +202,21 @@ void TextSession::give_way_if_cancelled() {
   settle(*channel);
 }
 
+std::string TextSession::named(const std::string& message) const {
+  return "session '" + escape(options_.id) + "': " + message;
+}
+
+void TextSession::check_open() const {
+  if (!is_closed_) return;
+  throw Error(ErrorKind::kSessionClosed, "session '" + escape(options_.id) + "' was closed");
+}
+
 void TextSession::throw_busy() const {
   const std::chrono::duration<double> open_for = Clock::now() - open_->since;
   const std::string what = open_->is_collect_only ? "a generate call" : "a stream";
   const double seconds = std::floor(open_for.count() * 1000) / 1000;
   throw Error(ErrorKind::kSessionBusy,
-              "session '" + escape(id_) + "' is busy: " + what + " has been open for " +
+              "session '" + escape(options_.id) + "' is busy: " + what + " has been open for " +
                   number_text(seconds) +
                   " s; wait for its end, close it, or call session.cancel() from any thread");
 }
@@ -242,9 +252,7 @@ void TextSession::reset() {
   engine_->check_usable();
   give_way_if_cancelled();
   MutexLock lock(mutex_);
-  if (is_closed_) {
-    throw Error(ErrorKind::kSessionClosed, "session '" + escape(id_) + "' was closed");
-  }
+  check_open();
   if (open_) throw_busy();
   history_.clear();
   // Under the lock, so that no request of this session can reach the loop before it.
@@ -269,14 +277,26 @@ void TextSession::close() {
 }
 
 std::shared_ptr<Session> TextSession::fork(std::string id) {
-  SessionOptions options;
+  engine_->check_usable();
+  give_way_if_cancelled();
+  std::vector<int32_t> history;
+  {
+    MutexLock lock(mutex_);
+    check_open();
+    if (open_) throw_busy();
+    history = history_;
+  }
+  SessionOptions options = options_;
   options.id = std::move(id);
-  options.max_kv_tokens = max_tokens_;
   auto copy = std::static_pointer_cast<TextSession>(engine_->text_session(options));
-  MutexLock lock(mutex_);
-  if (open_) throw_busy();
-  const std::vector<int32_t> history = history_;
+  copy->start_with(std::move(history));
   return copy;
+}
+
+// Before anybody else has the session.
+void TextSession::start_with(std::vector<int32_t> history) {
+  MutexLock lock(mutex_);
+  history_ = std::move(history);
 }
 
 bool TextSession::closed() const {

@@ -30,8 +30,8 @@ struct OpenCall {
 // stream: dropping the user's handle while a stream is read changes nothing.
 class TextSession : public Session, public std::enable_shared_from_this<TextSession> {
  public:
-  TextSession(std::shared_ptr<EngineImpl> engine, std::string id, uint64_t sequence_key,
-              int64_t max_tokens);
+  // REQUIRES: options are checked, with an id and the limit that applies.
+  TextSession(std::shared_ptr<EngineImpl> engine, SessionOptions options, uint64_t sequence_key);
   ~TextSession() override;
   TextSession(const TextSession&) = delete;
   TextSession& operator=(const TextSession&) = delete;
@@ -50,7 +50,7 @@ class TextSession : public Session, public std::enable_shared_from_this<TextSess
   bool busy() const override;
   std::vector<int32_t> token_ids() const override;
   int64_t size() const override;
-  const std::string& id() const override { return id_; }
+  const std::string& id() const override { return options_.id; }
 
   // --- For its streams. ---
   const ForkGuard& fork_guard() const { return engine_->fork_guard(); }
@@ -73,13 +73,16 @@ class TextSession : public Session, public std::enable_shared_from_this<TextSess
   std::shared_ptr<Stream> open(RequestSpec spec);
   RequestSpec make_spec(std::vector<int32_t> context, const SamplingParams& params) const;
   void give_way_if_cancelled();
+  void start_with(std::vector<int32_t> history);
+  // The message with whose it is in front.
+  std::string named(const std::string& message) const;
+  void check_open() const REQUIRES(mutex_);
   [[noreturn]] void throw_busy() const REQUIRES(mutex_);
 
   // Constant after construction.
   std::shared_ptr<EngineImpl> engine_;
-  const std::string id_;
+  const SessionOptions options_;
   const uint64_t sequence_key_;
-  const int64_t max_tokens_;  // the context never holds more
 
   mutable Mutex mutex_;  // a channel's lock may be taken under it, never the other way round
   std::vector<int32_t> history_ GUARDED_BY(mutex_);
