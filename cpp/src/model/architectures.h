@@ -11,7 +11,8 @@ struct Architecture {
   const char* name;  // general.architecture
   Config (*read_config)(const gguf::Header& header);
   void (*bind_weights)(const Config& config, WeightBinder& binder, Weights& weights);
-  void (*forward)(const Step& step);  // from begin_step to the last hidden state
+  // Takes hidden and normed from one layer to the next.
+  void (*run_layer)(const Step& step, size_t i);
 };
 
 // Null when the family is not known.

@@ -9,23 +9,6 @@
 namespace smallmind {
 namespace {
 
-// Up to this many tokens, work on single rows is done by the calling thread: waking helpers costs
-// more.
-constexpr size_t kInlineTokens = 4;
-
-// fn(token) for every token of the step.
-template <class Fn>
-void for_each_token(const Step& step, const Fn& fn) {
-  const size_t n = step.n_tokens();
-  if (n <= kInlineTokens) {
-    for (size_t t = 0; t < n; ++t) fn(t);
-    return;
-  }
-  step.gang.for_each((n + kInlineTokens - 1) / kInlineTokens, [&](size_t item, int) {
-    for (size_t t = item * kInlineTokens; t < std::min(n, (item + 1) * kInlineTokens); ++t) fn(t);
-  });
-}
-
 // Panels that one item takes: even, so that an item's rows are whole blocks of 32, and about four
 // items a thread.
 size_t item_panels(size_t n_panels, int n_threads) {
@@ -144,8 +127,10 @@ void begin_step(std::span<const SequenceSlice> slices, const Step& step) {
   ws.tokens.clear();
   for (const SequenceSlice& slice : slices)
     for (size_t i = 0; i < slice.ids.size(); ++i)
-      ws.tokens.push_back({slice.ids[i], slice.first_position + static_cast<int64_t>(i),
-                           slice.pages.data(), i + 1 == slice.ids.size()});
+      ws.tokens.push_back({slice.ids[i],
+                           slice.first_position + static_cast<int64_t>(i),
+                           {slice.pages.data(), slice.window_pages.data()},
+                           i + 1 == slice.ids.size()});
   for_each_token(step, [&](size_t t) {
     fill_rope(ws.rope, t, ws.tokens[t].position);
     fill_rope(ws.rope_window, t, ws.tokens[t].position);
@@ -189,95 +174,6 @@ void project_qkv(const Step& step, const LayerWeights& layer) {
   run_products(step, {{&layer.q, &inputs, ws.q.data()},
                       {&layer.k, &inputs, ws.k.data()},
                       {&layer.v, &ws.normed_fine.view(), ws.v.data()}});
-}
-
-size_t kv_region_bytes(const Config& c) { return kPageTokens * c.head_dim * 2; }
-
-size_t kv_offset(const Config& c, size_t layer, size_t kv_head) {
-  return (layer * c.n_kv_heads + kv_head) * 2 * kv_region_bytes(c);
-}
-
-void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_layer) {
-  const Config& c = step.config;
-  const bool windowed = c.windowed[i_layer];
-  const RopeTable& rope = windowed && c.rope_base_window > 0 ? step.ws.rope_window : step.ws.rope;
-  const size_t half = c.n_rot / 2, d = c.head_dim, region = kv_region_bytes(c);
-  const Kernels& kernel = kernels();
-  for_each_token(step, [&](size_t t) {
-    const StepToken& token = step.ws.tokens[t];
-    const float* cos = rope.cos.data() + t * half;
-    const float* sin = rope.sin.data() + t * half;
-    float* q = step.ws.q.data() + t * c.n_queries();
-    float* k = step.ws.k.data() + t * c.n_keys();
-    const float* v = step.ws.v.data() + t * c.n_keys();
-    for (size_t h = 0; h < c.n_heads; ++h) {
-      if (!layer.query_norm.empty())
-        kernel.rms_norm(q + h * d, layer.query_norm.data(), d, c.norm_eps, q + h * d);
-      kernel.rope(c.rope, q + h * d, c.n_rot, cos, sin);
-    }
-    kernel.round_bf16(q, c.n_queries());
-    const auto slot = static_cast<size_t>(token.position % kPageTokens);
-    std::byte* page = token.pages[token.position / kPageTokens];
-    for (size_t h = 0; h < c.n_kv_heads; ++h) {
-      if (!layer.key_norm.empty())
-        kernel.rms_norm(k + h * d, layer.key_norm.data(), d, c.norm_eps, k + h * d);
-      kernel.rope(c.rope, k + h * d, c.n_rot, cos, sin);
-      std::byte* keys = page + kv_offset(c, i_layer, h);
-      kernel.store_kv(k + h * d, v + h * d, d, slot, token.last_of_slice, keys, keys + region);
-    }
-  });
-}
-
-namespace {
-
-// Tokens [first, first + n) of one sequence, n small, and one kv head.
-void attend_tokens(const Step& step, size_t i_layer, size_t kv_head, size_t first, size_t n) {
-  const Config& c = step.config;
-  const size_t group = c.n_heads / c.n_kv_heads, d = c.head_dim;
-  AttentionTile tile;
-  tile.pages = step.ws.tokens[first].pages;
-  tile.k_offset = kv_offset(c, i_layer, kv_head);
-  tile.v_offset = tile.k_offset + kv_region_bytes(c);
-  tile.head_dim = d;
-  tile.scale = c.attention_scale;
-  tile.softcap = c.attention_softcap;
-  for (size_t i = 0; i < n * group; ++i) {
-    const size_t t = first + i / group, head = kv_head * group + i % group;
-    const int64_t end = step.ws.tokens[t].position + 1;
-    const auto window = static_cast<int64_t>(c.windowed[i_layer] ? c.window : 0);
-    tile.queries[tile.n_queries] = step.ws.q.data() + t * c.n_queries() + head * d;
-    tile.out[tile.n_queries] = step.ws.attended.row(t) + head * d;
-    tile.begin[tile.n_queries] = window > 0 && end > window ? end - window : 0;
-    tile.end[tile.n_queries] = end;
-    if (++tile.n_queries == kMaxTileQueries || i + 1 == n * group) {
-      kernels().attention(tile);
-      tile.n_queries = 0;
-    }
-  }
-}
-
-// Whether token t goes on the sequence of token t - 1.
-bool continues(const Step& step, size_t t) { return t > 0 && !step.ws.tokens[t - 1].last_of_slice; }
-
-}  // namespace
-
-void attention(const Step& step, size_t i_layer) {
-  const Config& c = step.config;
-  constexpr size_t kTokensAnItem = 4;
-  const size_t n_groups = (step.n_tokens() + kTokensAnItem - 1) / kTokensAnItem;
-  step.gang.for_each(n_groups * c.n_kv_heads, [&](size_t item, int) {
-    // Late tokens see the most keys: they go first, so that the last items are short.
-    const size_t group = n_groups - 1 - item / c.n_kv_heads, kv_head = item % c.n_kv_heads;
-    const size_t end = std::min(step.n_tokens(), (group + 1) * kTokensAnItem);
-    for (size_t first = group * kTokensAnItem; first < end;) {
-      size_t last = first + 1;
-      while (last < end && continues(step, last)) ++last;
-      attend_tokens(step, i_layer, kv_head, first, last - first);
-      first = last;
-    }
-  });
-  if (c.n_queries() % 32 == 0)
-    for_each_token(step, [&](size_t t) { kernels().quantize(step.ws.attended.view(), t, 1); });
 }
 
 void project_out(const Step& step, const LayerWeights& layer) {

@@ -2,6 +2,7 @@
 // than a few tokens it shares the work with the gang.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "base/aligned_buffer.h"
 #include "base/gang.h"
 #include "model/config.h"
+#include "model/kv_layout.h"
 #include "model/model.h"
 #include "model/weights.h"
 
@@ -48,7 +50,7 @@ struct RopeTable {
 struct StepToken {
   int32_t id;
   int64_t position;
-  std::byte* const* pages;  // of its sequence
+  std::byte* const* pages[kPageGroups];  // of its sequence
   bool last_of_slice;
 };
 
@@ -76,10 +78,28 @@ class DecoderWorkspace : public Workspace {
 struct Step {
   const Config& config;
   const Weights& weights;
+  const KvLayout& kv;
   DecoderWorkspace& ws;
   Gang& gang;
   size_t n_tokens() const { return ws.tokens.size(); }
 };
+
+// Up to this many tokens, work on single rows is done by the calling thread: waking helpers costs
+// more.
+inline constexpr size_t kInlineTokens = 4;
+
+// fn(token) for every token of the step.
+template <class Fn>
+void for_each_token(const Step& step, const Fn& fn) {
+  const size_t n = step.n_tokens();
+  if (n <= kInlineTokens) {
+    for (size_t t = 0; t < n; ++t) fn(t);
+    return;
+  }
+  step.gang.for_each((n + kInlineTokens - 1) / kInlineTokens, [&](size_t item, int) {
+    for (size_t t = item * kInlineTokens; t < std::min(n, (item + 1) * kInlineTokens); ++t) fn(t);
+  });
+}
 
 inline const std::vector<float> kNoNorm;
 // The norm that the next layer begins with, kNoNorm after the last layer.
@@ -105,9 +125,5 @@ void feed_forward(const Step& step,
 
 // Logits of chosen tokens' hidden states.
 void output_logits(const Step& step, std::span<const int32_t> rows, float* out);
-
-// Where a layer's keys of one head stand in a page; values follow them.
-size_t kv_region_bytes(const Config& config);  // of one head's keys, or values
-size_t kv_offset(const Config& config, size_t layer, size_t kv_head);
 
 }  // namespace smallmind

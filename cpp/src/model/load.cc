@@ -12,7 +12,10 @@ namespace {
 class DecoderModel : public Model {
  public:
   DecoderModel(const Architecture& architecture, Config config, Weights weights)
-      : architecture_(architecture), config_(std::move(config)), weights_(std::move(weights)) {}
+      : architecture_(architecture),
+        config_(std::move(config)),
+        weights_(std::move(weights)),
+        kv_(make_kv_layout(config_)) {}
 
   const std::string& architecture() const override { return config_.architecture; }
   int64_t n_vocab() const override { return static_cast<int64_t>(config_.n_vocab); }
@@ -20,9 +23,11 @@ class DecoderModel : public Model {
   int64_t n_layers() const override { return static_cast<int64_t>(config_.n_layers); }
   int64_t context_length() const override { return static_cast<int64_t>(config_.context_length); }
   size_t page_bytes(PageGroup group) const override {
-    return group == PageGroup::kFull ? kv_offset(config_, config_.n_layers, 0) : 0;
+    return kv_.page_bytes[static_cast<size_t>(group)];
   }
-  int64_t window() const override { return 0; }
+  int64_t window() const override {
+    return page_bytes(PageGroup::kWindow) > 0 ? static_cast<int64_t>(config_.window) : 0;
+  }
   uint64_t weight_bytes() const override { return weights_.arena->bytes(); }
 
   std::unique_ptr<Workspace> make_workspace() const override {
@@ -30,23 +35,33 @@ class DecoderModel : public Model {
   }
 
   bool forward(std::span<const SequenceSlice> slices, Workspace& workspace, Gang& gang,
-               StepWatch*) const override {
-    const Step step{config_, weights_, static_cast<DecoderWorkspace&>(workspace), gang};
+               StepWatch* watch) const override {
+    const Step step = step_in(workspace, gang);
     begin_step(slices, step);
-    architecture_.forward(step);
+    embed(step);
+    norm(step, weights_.layers[0].attention_norm);
+    for (size_t i = 0; i < config_.n_layers; ++i) {
+      if (i > 0 && watch != nullptr && !watch->is_wanted()) return false;
+      architecture_.run_layer(step, i);
+    }
     return true;
   }
 
   void logits(std::span<const int32_t> rows, Workspace& workspace, Gang& gang,
               float* out) const override {
-    output_logits({config_, weights_, static_cast<DecoderWorkspace&>(workspace), gang}, rows, out);
+    output_logits(step_in(workspace, gang), rows, out);
   }
 
  private:
+  Step step_in(Workspace& workspace, Gang& gang) const {
+    return {config_, weights_, kv_, static_cast<DecoderWorkspace&>(workspace), gang};
+  }
+
   // Constant after construction; any thread.
   const Architecture& architecture_;
   const Config config_;
   const Weights weights_;
+  const KvLayout kv_;
 };
 
 // The vocabulary's size is the embedding's number of rows; the token list and llama.vocab_size must

@@ -59,24 +59,19 @@ void bind_weights(const Config& c, WeightBinder& binder, Weights& w) {
   }
 }
 
-void forward(const Step& step) {
-  const auto& layers = step.weights.layers;
-  embed(step);
-  norm(step, layers[0].attention_norm);
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const LayerWeights& layer = layers[i];
-    project_qkv(step, layer);
-    rotate_and_store(step, layer, i);
-    attention(step, i);
-    project_out(step, layer);
-    add_and_norm(step, layer.post_attention_norm, layer.ffn_norm);
-    feed_forward(step, layer);
-    add_and_norm(step, layer.post_ffn_norm, norm_after(step, i));
-  }
+void run_layer(const Step& step, size_t i) {
+  const LayerWeights& layer = step.weights.layers[i];
+  project_qkv(step, layer);
+  rotate_and_store(step, layer, i);
+  attention(step, i);
+  project_out(step, layer);
+  add_and_norm(step, layer.post_attention_norm, layer.ffn_norm);
+  feed_forward(step, layer);
+  add_and_norm(step, layer.post_ffn_norm, norm_after(step, i));
 }
 
 }  // namespace
 
-const Architecture kGemma3 = {"gemma3", read_config, bind_weights, forward};
+const Architecture kGemma3 = {"gemma3", read_config, bind_weights, run_layer};
 
 }  // namespace smallmind

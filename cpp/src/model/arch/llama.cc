@@ -22,24 +22,19 @@ void bind_weights(const Config& c, WeightBinder& binder, Weights& w) {
     binder.vector("rope_freqs.weight", c.n_rot / 2, w.rope_factors);
 }
 
-void forward(const Step& step) {
-  const auto& layers = step.weights.layers;
-  embed(step);
-  norm(step, layers[0].attention_norm);
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const LayerWeights& layer = layers[i];
-    project_qkv(step, layer);
-    rotate_and_store(step, layer, i);
-    attention(step, i);
-    project_out(step, layer);
-    add_and_norm(step, kNoNorm, layer.ffn_norm);
-    feed_forward(step, layer);
-    add_and_norm(step, kNoNorm, norm_after(step, i));
-  }
+void run_layer(const Step& step, size_t i) {
+  const LayerWeights& layer = step.weights.layers[i];
+  project_qkv(step, layer);
+  rotate_and_store(step, layer, i);
+  attention(step, i);
+  project_out(step, layer);
+  add_and_norm(step, kNoNorm, layer.ffn_norm);
+  feed_forward(step, layer);
+  add_and_norm(step, kNoNorm, norm_after(step, i));
 }
 
 }  // namespace
 
-const Architecture kLlama = {"llama", read_config, bind_weights, forward};
+const Architecture kLlama = {"llama", read_config, bind_weights, run_layer};
 
 }  // namespace smallmind
