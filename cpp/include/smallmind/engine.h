@@ -32,9 +32,9 @@ struct EngineInfo {
 // What is in use now, and what has been done since load.
 struct EngineStatus {
   int64_t n_sessions = 0;
-  int64_t n_running = 0;   // requests being computed or waiting for their turn
-  int64_t n_queued = 0;    // submitted, not yet admitted to run
-  int64_t n_kv_pages = 0;  // pages that running requests and open sessions hold
+  int64_t n_running = 0;       // requests being computed or waiting for their turn
+  int64_t n_queued = 0;        // submitted, not yet admitted to run
+  int64_t n_kv_pages = 0;      // pages that running requests and open sessions hold
   int64_t n_cached_pages = 0;  // pages kept for their prefixes only; evicted when room is needed
   uint64_t kv_bytes = 0;       // all pages
 

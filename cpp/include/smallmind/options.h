@@ -9,8 +9,8 @@
 
 namespace smallmind {
 
-// How keys and values are stored: rounded to bfloat16, or in blocks of 32 codes of eight bits with a
-// scale, which takes 0.53 of the memory.
+// How keys and values are stored: rounded to bfloat16, or in blocks of 32 codes of eight bits with
+// a scale, which takes 0.53 of the memory.
 enum class CacheType : unsigned char { kBf16, kQ8_0 };
 
 // What a stream does whose reader is max_buffered_tokens behind: the generation waits for the
@@ -105,6 +105,7 @@ struct GenerationResult {
   Timings timings;
   std::vector<TokenLogprob> logprobs;  // one a token where asked for, else empty
   uint64_t seed = 0;
+  std::string session_id;
 };
 
 }  // namespace smallmind

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "smallmind/cancellation.h"
@@ -45,7 +46,8 @@ class Stream {
   // request throws its Error (each call again). Cancellation and the deadline wake it at once,
   // whatever the engine is doing.
   virtual Status next(Token& token, Clock::duration max_wait) = 0;
-  // Waits for the end without taking tokens: for callers that want the result only.
+  // Waits for the end without taking tokens: for callers that want the result only. From the first
+  // call on no buffer limit holds, and next() gives no more tokens: all are in result().
   virtual Status wait_end(Clock::duration max_wait) = 0;
   // After this, news (a token, the end) marks `key` on the waker; a stream with news already marks
   // at once.
@@ -57,6 +59,7 @@ class Stream {
   // cancel(), drops unread tokens, frees the session; the session keeps the prompt and the tokens
   // that were read.
   virtual void close() = 0;
+  virtual const std::string& session_id() const = 0;
   virtual bool finished() const = 0;  // the end was reached: all tokens read, or closed
   // The text and tokens so far; the finish reason counts once finished() (else it is kCancelled).
   virtual GenerationResult result() const = 0;

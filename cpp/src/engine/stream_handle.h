@@ -23,6 +23,7 @@ class StreamHandle : public Stream {
   void attach(std::shared_ptr<Waker> waker, uint64_t key) override;
   void cancel() override;
   void close() override;
+  const std::string& session_id() const override { return channel_->session_id(); }
   bool finished() const override;
   GenerationResult result() const override;
 

@@ -3,8 +3,33 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/utf8.h"
+
 namespace smallmind {
 namespace {
+
+// Of a token's text, in the record of a call that waits for the end. A text that is longer on
+// average makes the record grow, in a few steps.
+constexpr size_t kReservedTextBytes = 8;
+
+// A token that was held back may come with the one behind it, and another with the end.
+constexpr size_t kSpareSlots = 2;
+
+size_t ring_capacity(const RequestSpec& spec) {
+  if (spec.is_collect_only) return 0;
+  return std::min(spec.max_buffered, static_cast<size_t>(spec.max_tokens)) + kSpareSlots;
+}
+
+std::string named(const std::string& session_id, const std::string& message) {
+  return "session '" + escape(session_id) + "': " + message;
+}
+
+std::shared_ptr<const Error> buffer_full_error(const RequestSpec& spec) {
+  if (spec.on_full == OnFull::kPause) return nullptr;
+  return std::make_shared<const Error>(ErrorKind::kBufferFull,
+                                       "the reader of the stream is max_buffered_tokens = " +
+                                           std::to_string(spec.max_buffered) + " tokens behind");
+}
 
 FinishReason finish_reason(CancelReason reason) {
   return reason == CancelReason::kTimeout ? FinishReason::kTimeout : FinishReason::kCancelled;
@@ -28,6 +53,7 @@ class TokenChannel::Notice {
  public:
   explicit Notice(TokenChannel& channel) : channel_(channel) {}
   ~Notice() {
+    if (wants_notify) channel_.news_.notify_all();
     if (waker_) waker_->note(key_);
     if (is_for_loop_) return;
     if (waker_) waker_->flush();
@@ -45,6 +71,7 @@ class TokenChannel::Notice {
     waker_ = std::move(waker);
     key_ = key;
   }
+  bool wants_notify = false;
   bool wants_poke = false;
 
  private:
@@ -65,7 +92,33 @@ std::shared_ptr<TokenChannel> TokenChannel::create(RequestSpec spec,
 }
 
 TokenChannel::TokenChannel(RequestSpec spec, std::shared_ptr<Mailbox> mailbox)
-    : spec_(std::move(spec)), mailbox_(std::move(mailbox)), is_collecting_(spec_.is_collect_only) {}
+    : spec_(std::move(spec)),
+      mailbox_(std::move(mailbox)),
+      buffer_full_(buffer_full_error(spec_)),
+      unread_(ring_capacity(spec_)),
+      is_collecting_(false) {
+  if (spec_.is_collect_only) collect_from_now_on();
+}
+
+// --- The record. ---
+
+void TokenChannel::Record::add(const Token& token) {
+  text += token.text;
+  ids.push_back(token.id);
+  if (token.logprob) logprobs.push_back(*token.logprob);
+}
+
+void TokenChannel::Record::add(const Record& other) {
+  text += other.text;
+  ids.insert(ids.end(), other.ids.begin(), other.ids.end());
+  logprobs.insert(logprobs.end(), other.logprobs.begin(), other.logprobs.end());
+}
+
+void TokenChannel::Record::clear() {
+  text.clear();
+  ids.clear();
+  logprobs.clear();
+}
 
 // A cancel ends the generation here and now. A new deadline only has the waits reckoned anew, by
 // the reader and, through the poke, by the loop.
@@ -75,7 +128,7 @@ void TokenChannel::on_token_change() {
   MutexLock lock(mutex_);
   if (is_ended_) return;
   notice.wants_poke = true;
-  if (!end_if_tripped_locked(notice)) news_.notify_all();
+  if (!end_if_tripped_locked(notice)) notice.wants_notify = true;
 }
 
 // --- Under the lock. ---
@@ -90,9 +143,10 @@ bool TokenChannel::end_locked(FinishReason reason, std::shared_ptr<const Error> 
   notice.wants_poke = true;
   if (error_ && error_->kind() == ErrorKind::kEngineClosed) {
     unread_.clear();
+    collected_.clear();
   } else if (held_) {
     held_->text += held_tail_;
-    unread_.push_back(std::move(*held_));
+    hand_over_locked(std::move(*held_));
   }
   held_.reset();
   tell_reader_locked(notice);
@@ -105,21 +159,28 @@ bool TokenChannel::end_if_tripped_locked(Notice& notice) {
   return reason != CancelReason::kNone && end_locked(finish_reason(reason), nullptr, notice);
 }
 
-bool TokenChannel::is_received_locked() const {
-  return is_ended_ && (unread_.empty() || is_collecting_);
+bool TokenChannel::is_received_locked() const { return is_ended_ && unread_.empty(); }
+
+void TokenChannel::hand_over_locked(Token&& token) {
+  if (is_collecting_) {
+    collected_.add(token);
+  } else {
+    unread_.push(std::move(token));
+  }
 }
 
 // Wakes only whom the news concerns: one who waits for the end sleeps until then.
 void TokenChannel::tell_reader_locked(Notice& notice) {
   const bool has_token = !unread_.empty();
   if ((n_waiting_next_ > 0 && (has_token || is_ended_)) || (n_waiting_end_ > 0 && is_ended_)) {
-    news_.notify_all();
+    notice.wants_notify = true;
   }
-  if (waker_ && (is_ended_ || (has_token && !is_collecting_))) notice.add(waker_, waker_key_);
+  if (waker_ && (is_ended_ || has_token)) notice.add(waker_, waker_key_);
 }
 
 void TokenChannel::throw_failure_locked() const {
-  if (error_) throw Error(*error_);
+  if (!error_) return;
+  throw Error(error_->kind(), error_->code(), named(spec_.session_id, error_->what()));
 }
 
 Clock::time_point TokenChannel::wait_limit(Clock::time_point until) const {
@@ -132,7 +193,8 @@ TokenChannel::LoopView TokenChannel::poll() {
   Notice notice(*this);
   MutexLock lock(mutex_);
   end_if_tripped_locked(notice);
-  is_paused_ = !is_collecting_ && unread_.size() >= spec_.max_buffered;
+  is_paused_ =
+      spec_.on_full == OnFull::kPause && !is_collecting_ && unread_.size() >= spec_.max_buffered;
   return {!is_ended_, !is_ended_ && !is_paused_, notice.for_loop()};
 }
 
@@ -148,12 +210,16 @@ std::shared_ptr<Waker> TokenChannel::publish(Token token, std::string tail,
   MutexLock lock(mutex_);
   if (is_ended_) return nullptr;
   if (!first_token_at_) first_token_at_ = Clock::now();
-  if (held_) unread_.push_back(*std::exchange(held_, std::nullopt));
+  if (held_) hand_over_locked(*std::exchange(held_, std::nullopt));
+  if (buffer_full_ && !is_collecting_ && unread_.size() >= spec_.max_buffered) {
+    end_locked(FinishReason::kCancelled, buffer_full_, notice);
+    return notice.for_loop();
+  }
   if (end || !tail.empty()) {
     held_ = std::move(token);
     held_tail_ = std::move(tail);
   } else {
-    unread_.push_back(std::move(token));
+    hand_over_locked(std::move(token));
   }
   if (end) {
     end_locked(*end, nullptr, notice);
@@ -189,21 +255,15 @@ void TokenChannel::abandon() {
   Notice notice(*this);
   MutexLock lock(mutex_);
   end_locked(FinishReason::kCancelled, nullptr, notice);
-  if (is_settled_ && is_collecting_) return;  // all of it was received before
   unread_.clear();
-}
-
-bool TokenChannel::is_ended() const {
-  MutexLock lock(mutex_);
-  return is_ended_;
+  if (!is_settled_) collected_.clear();  // else all of it was received before
 }
 
 // --- The reader's side. ---
 
 void TokenChannel::take_locked(Token& token, Notice& notice) {
-  received_.push_back(unread_.front());
-  token = std::move(unread_.front());
-  unread_.pop_front();
+  token = unread_.pop();
+  received_.add(token);
   if (is_paused_ && unread_.size() <= spec_.max_buffered / 2) {
     is_paused_ = false;
     notice.wants_poke = true;
@@ -234,7 +294,11 @@ Stream::Status TokenChannel::next(Token& token, Clock::duration max_wait) {
 void TokenChannel::collect_from_now_on() {
   Notice notice(*this);
   MutexLock lock(mutex_);
-  is_collecting_ = true;
+  if (std::exchange(is_collecting_, true)) return;
+  const size_t n_left = static_cast<size_t>(spec_.max_tokens) - received_.ids.size();
+  collected_.ids.reserve(n_left);
+  collected_.text.reserve(n_left * kReservedTextBytes);
+  while (!unread_.empty()) collected_.add(unread_.pop());
   notice.wants_poke = std::exchange(is_paused_, false);
 }
 
@@ -280,16 +344,12 @@ Timings TokenChannel::timings_locked() const {
 
 GenerationResult TokenChannel::result() const {
   MutexLock lock(mutex_);
+  Record record = received_;
+  record.add(collected_);
   GenerationResult result;
-  const auto add = [&result](const Token& token) {
-    result.text += token.text;
-    result.token_ids.push_back(token.id);
-    if (token.logprob) result.logprobs.push_back(*token.logprob);
-  };
-  for (const Token& token : received_) add(token);
-  if (is_collecting_) {
-    for (const Token& token : unread_) add(token);
-  }
+  result.text = std::move(record.text);
+  result.token_ids = std::move(record.ids);
+  result.logprobs = std::move(record.logprobs);
   result.finish_reason = is_ended_ && !error_ ? reason_ : FinishReason::kCancelled;
   result.usage.prompt_tokens = static_cast<int64_t>(spec_.context.size());
   result.usage.completion_tokens = static_cast<int64_t>(result.token_ids.size());
@@ -297,6 +357,7 @@ GenerationResult TokenChannel::result() const {
   result.usage.max_tokens = spec_.max_tokens;
   result.timings = timings_locked();
   result.seed = spec_.seed;
+  result.session_id = spec_.session_id;
   return result;
 }
 
@@ -306,10 +367,9 @@ std::optional<TokenChannel::Settlement> TokenChannel::settle() {
   is_settled_ = true;
   Settlement settlement;
   settlement.has_failed = error_ != nullptr;
-  for (const Token& token : received_) settlement.received.push_back(token.id);
-  if (is_collecting_) {
-    for (const Token& token : unread_) settlement.received.push_back(token.id);
-  }
+  settlement.received = received_.ids;
+  settlement.received.insert(settlement.received.end(), collected_.ids.begin(),
+                             collected_.ids.end());
   return settlement;
 }
 

@@ -2,8 +2,8 @@
 // and exactly one end.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +12,7 @@
 #include "base/fork_guard.h"
 #include "base/mutex.h"
 #include "engine/mailbox.h"
+#include "engine/token_ring.h"
 #include "smallmind/cancellation.h"
 #include "smallmind/error.h"
 #include "smallmind/stream.h"
@@ -37,7 +38,10 @@ struct RequestSpec {
 // Thread-safe. The end is a latch: the loop (stop, length, failure), the caller (cancel, close),
 // the clock and the engine's close race for it, the first wins and the others change nothing. An
 // ended channel takes no more tokens, so the reader is free at once while the loop still finishes
-// its step. The lock is a leaf: mailbox and waker are called after it is released.
+// its step. The lock is a leaf: readers, mailbox and waker are told after it is released.
+// All that the loop needs is allocated by create(), in the caller's thread: tokens wait in a ring
+// of max_buffered places, or, where nobody reads them one by one, in a record reserved for
+// max_tokens.
 class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
  public:
   static std::shared_ptr<TokenChannel> create(RequestSpec spec, std::shared_ptr<Mailbox> mailbox);
@@ -57,6 +61,7 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   void note_first_step(int64_t n_cached);
   // Hands over a token. `tail` is the text held back behind it: while there is some, the token
   // waits, because it must carry the tail should it be the last. With `end`, it is the last.
+  // REQUIRES: the last poll() said that it is runnable, and no token was published since.
   std::shared_ptr<Waker> publish(Token token, std::string tail, std::optional<FinishReason> end);
   // The end without a further token (an end-of-generation token was chosen).
   std::shared_ptr<Waker> publish_end(FinishReason reason);
@@ -67,7 +72,7 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   void finish(FinishReason reason);
   // finish(), and what was not received is dropped.
   void abandon();
-  bool is_ended() const;
+  bool is_ended() const noexcept { return is_ended_.load(std::memory_order_acquire); }
 
   // --- The reader's side; see Stream. ---
   Stream::Status next(Token& token, Clock::duration max_wait);
@@ -75,6 +80,7 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   void attach(std::shared_ptr<Waker> waker, uint64_t key);
   // Ended, and nothing is left for the reader to take.
   bool is_received() const;
+  const std::string& session_id() const noexcept { return spec_.session_id; }
   GenerationResult result() const;
 
   // What the session keeps: the generated ids that the reader received.
@@ -87,6 +93,16 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
 
  private:
   class Notice;
+  // What results are made of.
+  struct Record {
+    std::string text;
+    std::vector<int32_t> ids;
+    std::vector<TokenLogprob> logprobs;
+
+    void add(const Token& token);
+    void add(const Record& other);
+    void clear();
+  };
   TokenChannel(RequestSpec spec, std::shared_ptr<Mailbox> mailbox);
   void on_token_change();
   void collect_from_now_on();
@@ -95,6 +111,7 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
       REQUIRES(mutex_);
   bool end_if_tripped_locked(Notice& notice) REQUIRES(mutex_);
   bool is_received_locked() const REQUIRES(mutex_);
+  void hand_over_locked(Token&& token) REQUIRES(mutex_);
   void take_locked(Token& token, Notice& notice) REQUIRES(mutex_);
   void tell_reader_locked(Notice& notice) REQUIRES(mutex_);
   void throw_failure_locked() const REQUIRES(mutex_);
@@ -107,17 +124,22 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   const std::shared_ptr<Mailbox> mailbox_;
   const Clock::time_point submitted_at_ = Clock::now();
 
+  const std::shared_ptr<const Error> buffer_full_;  // null with OnFull::kPause
+
+  // Written under the lock, once.
+  std::atomic<bool> is_ended_{false};
+
   mutable Mutex mutex_;
   CondVar news_;
   int n_waiting_next_ GUARDED_BY(mutex_) = 0;
   int n_waiting_end_ GUARDED_BY(mutex_) = 0;
-  std::deque<Token> unread_ GUARDED_BY(mutex_);
+  TokenRing unread_ GUARDED_BY(mutex_);
   std::optional<Token> held_ GUARDED_BY(mutex_);
   std::string held_tail_ GUARDED_BY(mutex_);
-  std::vector<Token> received_ GUARDED_BY(mutex_);
-  bool is_collecting_ GUARDED_BY(mutex_);  // somebody wants the end only: never pause
+  Record received_ GUARDED_BY(mutex_);
+  Record collected_ GUARDED_BY(mutex_);    // what a call that waits for the end will get whole
+  bool is_collecting_ GUARDED_BY(mutex_);  // somebody wants the end only: there is no limit
   bool is_paused_ GUARDED_BY(mutex_) = false;
-  bool is_ended_ GUARDED_BY(mutex_) = false;
   bool is_settled_ GUARDED_BY(mutex_) = false;
   FinishReason reason_ GUARDED_BY(mutex_) = FinishReason::kCancelled;
   std::shared_ptr<const Error> error_ GUARDED_BY(mutex_);
