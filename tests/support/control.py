@@ -1,0 +1,108 @@
+"""How soon a caller who cancels is back, and his pages, while other sessions run.
+
+Used by the tests of control and by tests/bench/control.py.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from load import ENDLESS, ids_of, wait_until
+
+import smallmind as sm
+
+PLACES = ("prefill", "decode", "queue")
+WAYS = ("token", "session", "stream", "close", "timeout")
+N_OTHERS = 15
+N_OTHER_TOKENS = 500
+LONG = 6_000
+TIMEOUT_S = 0.5
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    back_s: float  # from the cancel to the caller's return
+    n_tokens: int
+    finish_reason: str
+
+
+def limits(kv_bytes_per_token: int, n_long: int = LONG) -> dict[str, Any]:
+    """Room for the others and for a long prompt or two: soon one waits in the queue."""
+    room = (n_long + 1_000) * 3 // 2 + N_OTHERS * (N_OTHER_TOKENS + 100)
+    return {"kv_limit": room * kv_bytes_per_token, "context_length": n_long + 1_000}
+
+
+def cancel_one(engine: sm.Engine, place: str, way: str, salt: int, n_long: int = LONG) -> Cancelled:
+    """Starts a request, waits until it is at its place, and ends it in one of the ways."""
+    n_vocab = engine.info.n_vocab
+    n_prompt = 20 if place == "decode" else n_long
+    ids = ids_of(n_prompt, f"cancelled {salt}", n_vocab)
+    token = sm.CancellationToken()
+    options: dict[str, Any] = {**ENDLESS, "max_tokens": 500, "cancel": token}
+    with engine.text_session() as session:
+        blockers = fill(engine, salt, n_long) if place == "queue" else []
+        before = engine.status()
+        start = time.monotonic()
+        timeout = TIMEOUT_S if way == "timeout" else None
+        stream = session.stream(ids, timeout=timeout, **options)
+        _reach(engine, place, before, stream)
+        acts: dict[str, Callable[[], None]] = {
+            "token": token.cancel,
+            "session": session.cancel,
+            "stream": stream.cancel,
+            "close": session.close,
+            "timeout": lambda: None,
+        }
+        done: list[float] = []
+        reader = threading.Thread(target=lambda: (stream.result(), done.append(time.monotonic())))
+        reader.start()
+        time.sleep(0.01)  # the reader waits by now
+        at = start + TIMEOUT_S if way == "timeout" else time.monotonic()
+        acts[way]()
+        reader.join()
+        for blocker in blockers:
+            blocker.close()
+        result = stream.result()
+    return Cancelled(done[0] - at, len(result.token_ids), result.finish_reason)
+
+
+def fill(engine: sm.Engine, salt: int, n_long: int) -> list[Any]:
+    """Long requests until one waits in the queue."""
+    blockers = []
+    for i in range(16):
+        ids = ids_of(n_long, f"blocker {salt} {i}", engine.info.n_vocab)
+        blockers.append(engine.stream(ids, **{**ENDLESS, "max_tokens": 500}))
+        time.sleep(0.05)  # some steps: it is admitted, or waits
+        if engine.status().n_queued > 0:
+            return blockers
+    raise AssertionError(f"nothing waits in the queue: {engine.status()}")
+
+
+def _reach(engine: sm.Engine, place: str, before: sm.EngineStatus, stream: Any) -> None:
+    if place == "decode":
+        next(stream)
+    elif place == "prefill":
+        wait_until(lambda: engine.status().n_running > before.n_running, "it runs")
+    else:
+        wait_until(lambda: engine.status().n_queued > before.n_queued, "it waits in the queue")
+
+
+def steps_until_pages_are_back(engine: sm.Engine, salt: int, n_long: int = LONG) -> int:
+    """Steps from the close of a session amid its prefill to the return of its pages."""
+    ids = ids_of(n_long, f"pages {salt}", engine.info.n_vocab)
+    at_rest = engine.status().n_kv_pages
+    with engine.text_session() as session:
+        stream = session.stream(ids, **{**ENDLESS, "max_tokens": 500})
+        enough = at_rest + 60
+        wait_until(lambda: engine.status().n_kv_pages > enough, "it holds pages")
+        stream.cancel()
+        session.close()
+        step = engine.status().n_steps
+        while (status := engine.status()).n_kv_pages > enough - 20:
+            if status.n_steps > step + 50:
+                raise AssertionError(f"pages are held for 50 steps: {status}")
+        return status.n_steps - step
