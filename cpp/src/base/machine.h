@@ -1,6 +1,8 @@
 // What this process may use of the machine.
 #pragma once
 
+#include <cstdint>
+
 namespace smallmind {
 
 inline constexpr int kMaxThreads = 64;
@@ -8,5 +10,10 @@ inline constexpr int kMaxThreads = 64;
 // Processors that the affinity mask and the cgroup's CPU quota (v1 and v2, the parents' included)
 // allow, rounded up, in [1, 64]. What cannot be read does not limit.
 int usable_processors();
+
+// Bytes that could still be taken without swapping: what the system calls available, at most what
+// the cgroup's memory limits (v1 and v2, the parents' included) leave. What cannot be read does not
+// limit.
+uint64_t usable_memory();
 
 }  // namespace smallmind

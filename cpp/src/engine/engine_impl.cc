@@ -5,8 +5,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/machine.h"
 #include "base/utf8.h"
 #include "engine/score_job.h"
+#include "engine/task.h"
 #include "engine/text_session.h"
 #include "smallmind/error.h"
 
@@ -26,6 +28,27 @@ void check_name(const char* field, const std::string& name) {
               std::string(field) + ": want at most " + std::to_string(kMaxNameBytes) +
                   " bytes of UTF-8, got " + std::to_string(name.size()) + " bytes: '" +
                   escape(name) + "'");
+}
+
+constexpr uint64_t kFreeCacheBytes = 64 << 20;
+
+std::vector<int32_t> find_end_ids(const Tokenizer& tokenizer) {
+  std::vector<int32_t> ids;
+  for (int32_t id = 0; id < tokenizer.n_vocab(); ++id) {
+    if (tokenizer.is_end_of_generation(id)) ids.push_back(id);
+  }
+  return ids;
+}
+
+// The longest sequence, of at most n_tokens, that the budget holds.
+int64_t fitting(const KvGeometry& geometry, uint64_t kv_limit, int64_t n_tokens) {
+  int64_t fits = 0;
+  int64_t too_long = n_tokens + 1;
+  while (too_long - fits > 1) {
+    const int64_t middle = fits + (too_long - fits) / 2;
+    (geometry.bytes_for(middle) <= kv_limit ? fits : too_long) = middle;
+  }
+  return fits;
 }
 
 void check_positions(std::span<const int64_t> positions, size_t n_ids) {
@@ -62,20 +85,42 @@ std::shared_ptr<EngineImpl> EngineImpl::create(std::shared_ptr<const Model> mode
   info.n_embd = model->n_embd();
   info.n_layers = model->n_layers();
   info.weight_bytes = model->weight_bytes();
-  info.kv_bytes_per_token = model->page_bytes(PageGroup::kFull) / kPageTokens;
-  auto mailbox = std::make_shared<Mailbox>();
-  auto loop = std::make_unique<EngineLoop>(std::move(model), tokenizer, std::move(gang), mailbox,
-                                           options.enable_kv_cache);
-  std::shared_ptr<EngineImpl> engine(new EngineImpl(std::move(tokenizer), std::move(loop),
-                                                    std::move(mailbox), options, std::move(info)));
-  return engine;
+  const KvGeometry geometry{
+      {model->page_bytes(PageGroup::kFull), model->page_bytes(PageGroup::kWindow)},
+      model->window()};
+  info.kv_bytes_per_token =
+      (geometry.page_bytes[0] + geometry.page_bytes[1]) / static_cast<uint64_t>(kPageTokens);
+  info.cache_type = options.cache_type;
+  info.kv_limit = options.kv_limit > 0 ? options.kv_limit : usable_memory() / 2;
+  if (geometry.bytes_for(kPageTokens) > info.kv_limit) {
+    throw Error(ErrorKind::kMemoryBudget, "kv_limit: " + std::to_string(info.kv_limit) +
+                                              " bytes hold no sequence; " +
+                                              std::to_string(kPageTokens) + " tokens need " +
+                                              std::to_string(geometry.bytes_for(kPageTokens)));
+  }
+  if (options.kv_limit == 0 && options.context_length == 0) {
+    info.context_length = fitting(geometry, info.kv_limit, info.context_length);
+  }
+  auto environment =
+      std::make_shared<const TaskEnvironment>(TaskEnvironment{tokenizer, find_end_ids(*tokenizer)});
+  auto mailbox = std::make_shared<Mailbox>(options.max_queue_depth, kMaxBatchSequences);
+  // A budget that the user gave may be used up by what nobody holds any more; one of our choosing
+  // is left to the rest of the process.
+  auto loop = std::make_unique<EngineLoop>(
+      std::move(model), std::move(gang), mailbox, geometry, info.kv_limit,
+      options.kv_limit > 0 ? options.kv_limit : kFreeCacheBytes);
+  return std::shared_ptr<EngineImpl>(new EngineImpl(std::move(environment), std::move(loop),
+                                                    std::move(mailbox), options, geometry,
+                                                    std::move(info)));
 }
 
-EngineImpl::EngineImpl(std::shared_ptr<const Tokenizer> tokenizer, std::unique_ptr<EngineLoop> loop,
-                       std::shared_ptr<Mailbox> mailbox, EngineOptions options, EngineInfo info)
-    : tokenizer_(std::move(tokenizer)),
+EngineImpl::EngineImpl(std::shared_ptr<const TaskEnvironment> environment,
+                       std::unique_ptr<EngineLoop> loop, std::shared_ptr<Mailbox> mailbox,
+                       EngineOptions options, const KvGeometry& geometry, EngineInfo info)
+    : environment_(std::move(environment)),
       mailbox_(std::move(mailbox)),
       options_(std::move(options)),
+      geometry_(geometry),
       info_(std::move(info)),
       loop_(std::move(loop)) {
   try {
@@ -139,8 +184,7 @@ std::shared_ptr<Session> EngineImpl::text_session(const SessionOptions& options)
   for (const int64_t limit : {options_.max_kv_tokens, options.max_kv_tokens}) {
     if (limit > 0) settled.max_kv_tokens = std::min(settled.max_kv_tokens, limit);
   }
-  auto session = std::make_shared<TextSession>(shared_from_this(), std::move(settled),
-                                               next_sequence_key_.fetch_add(1));
+  auto session = std::make_shared<TextSession>(shared_from_this(), std::move(settled));
   ++n_sessions_;
   return session;
 }
@@ -157,11 +201,45 @@ void EngineImpl::score(std::span<const int32_t> ids, std::span<const int64_t> po
   }
   hooks.cancel.check();
   if (positions.empty()) return;
+  check_budget(positions.back() + 1);
   const auto job =
       std::make_shared<ScoreJob>(std::vector<int32_t>(ids.begin(), ids.end()),
                                  std::vector<int64_t>(positions.begin(), positions.end()), out);
-  if (!mailbox_->submit(job)) throw Error(ErrorKind::kEngineClosed, "the engine was closed");
+  submit(std::make_shared<ScoreTask>(job, account({})));
   job->wait(*mailbox_, hooks);
+}
+
+int64_t EngineImpl::fitting_tokens(int64_t n_prompt, int64_t n_wanted) const {
+  const int64_t n_fitting = fitting(geometry_, info_.kv_limit, n_prompt + n_wanted);
+  return std::max<int64_t>(1, n_fitting - n_prompt);
+}
+
+void EngineImpl::check_budget(int64_t n_tokens) const {
+  const uint64_t needed = geometry_.bytes_for(n_tokens);
+  if (needed <= info_.kv_limit) return;
+  throw Error(ErrorKind::kMemoryBudget, "kv_limit: a sequence of " + std::to_string(n_tokens) +
+                                            " tokens needs " + std::to_string(needed) +
+                                            " bytes of KV, the engine has " +
+                                            std::to_string(info_.kv_limit));
+}
+
+void EngineImpl::submit(const std::shared_ptr<TokenChannel>& channel) {
+  const RequestSpec& spec = channel->spec();
+  check_budget(static_cast<int64_t>(spec.context.size()) + spec.max_tokens);
+  submit(std::make_shared<GenerationTask>(channel, environment_));
+}
+
+void EngineImpl::submit(std::shared_ptr<Task> task) {
+  switch (mailbox_->submit(std::move(task))) {
+    case Mailbox::Outcome::kTaken:
+      return;
+    case Mailbox::Outcome::kClosed:
+      throw Error(ErrorKind::kEngineClosed, "the engine was closed");
+    case Mailbox::Outcome::kFull:
+      throw Error(ErrorKind::kQueueFull,
+                  "max_queue_depth: " + std::to_string(options_.max_queue_depth) +
+                      " requests wait already");
+  }
 }
 
 EngineStatus EngineImpl::status() const {

@@ -11,6 +11,7 @@
 #include "base/fork_guard.h"
 #include "base/gang.h"
 #include "engine/engine_loop.h"
+#include "engine/fair_share.h"
 #include "engine/mailbox.h"
 #include "model/model.h"
 #include "smallmind/engine.h"
@@ -31,7 +32,7 @@ class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl
   EngineImpl& operator=(const EngineImpl&) = delete;
 
   std::shared_ptr<Session> text_session(const SessionOptions& options) override;
-  std::shared_ptr<const Tokenizer> tokenizer() const override { return tokenizer_; }
+  std::shared_ptr<const Tokenizer> tokenizer() const override { return environment_->tokenizer; }
   void score(std::span<const int32_t> ids, std::span<const int64_t> positions, float* out,
              const CallHooks& hooks) override;
   void close() override;
@@ -47,22 +48,34 @@ class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl
   const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
   const ForkGuard& fork_guard() const { return fork_guard_; }
   const EngineOptions& options() const { return options_; }
+  std::shared_ptr<KeyAccount> account(const std::string& fairness_key) {
+    return accounts_.find_or_make(fairness_key);
+  }
+  // How many of n_wanted tokens after the prompt the KV budget holds, at least 1.
+  int64_t fitting_tokens(int64_t n_prompt, int64_t n_wanted) const;
+  // Hands a request to the loop. Throws kMemoryBudget when it can never fit, kQueueFull, and
+  // kEngineClosed; it is not queued then.
+  void submit(const std::shared_ptr<TokenChannel>& channel);
   void note_session_closed() noexcept { --n_sessions_; }
 
  private:
-  EngineImpl(std::shared_ptr<const Tokenizer> tokenizer, std::unique_ptr<EngineLoop> loop,
-             std::shared_ptr<Mailbox> mailbox, EngineOptions options, EngineInfo info);
+  EngineImpl(std::shared_ptr<const TaskEnvironment> environment, std::unique_ptr<EngineLoop> loop,
+             std::shared_ptr<Mailbox> mailbox, EngineOptions options, const KvGeometry& geometry,
+             EngineInfo info);
+  void submit(std::shared_ptr<Task> task);
+  void check_budget(int64_t n_tokens) const;
 
   // Constant after construction.
   const ForkGuard fork_guard_;
-  const std::shared_ptr<const Tokenizer> tokenizer_;
+  const std::shared_ptr<const TaskEnvironment> environment_;
   std::shared_ptr<Mailbox> mailbox_;
   const EngineOptions options_;  // as given
+  const KvGeometry geometry_;
   const EngineInfo info_;
   // Shared.
   std::atomic<bool> is_closed_{false};
   std::atomic<int64_t> n_sessions_{0};
-  std::atomic<uint64_t> next_sequence_key_{1};
+  KeyAccounts accounts_;
   // The loop's thread's until it is joined, once.
   std::once_flag joined_;
   std::unique_ptr<EngineLoop> loop_;

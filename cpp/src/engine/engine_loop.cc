@@ -4,183 +4,266 @@
 #include <new>
 #include <utility>
 
-#include "serving/scheduler.h"
-
 namespace smallmind {
 namespace {
 
 constexpr size_t kMaxLogitsBytes = 32 << 20;
 constexpr size_t kScoreRows = 16;
 
-std::vector<int32_t> find_end_ids(const Tokenizer& tokenizer) {
-  std::vector<int32_t> ids;
-  for (int32_t id = 0; id < tokenizer.n_vocab(); ++id) {
-    if (tokenizer.is_end_of_generation(id)) ids.push_back(id);
-  }
-  return ids;
+size_t rows_of_a_slab(int64_t n_vocab) {
+  const size_t fitting = kMaxLogitsBytes / (static_cast<size_t>(n_vocab) * sizeof(float));
+  return std::clamp<size_t>(fitting, 1, kMaxBatchSequences);
 }
 
 }  // namespace
 
-EngineLoop::EngineLoop(std::shared_ptr<const Model> model,
-                       std::shared_ptr<const Tokenizer> tokenizer, std::unique_ptr<Gang> gang,
-                       std::shared_ptr<Mailbox> mailbox, bool keeps_kv)
+EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang> gang,
+                       std::shared_ptr<Mailbox> mailbox, const KvGeometry& geometry,
+                       uint64_t kv_limit, uint64_t free_cache_bytes)
     : model_(std::move(model)),
-      tokenizer_(std::move(tokenizer)),
       gang_(std::move(gang)),
       mailbox_(std::move(mailbox)),
-      keeps_kv_(keeps_kv),
-      end_ids_(find_end_ids(*tokenizer_)),
-      environment_{*tokenizer_, end_ids_, model_->n_vocab()},
       out_of_memory_(std::make_shared<const Error>(
           ErrorKind::kMemoryBudget, "the system refused memory that this step needed")),
       closed_(std::make_shared<const Error>(ErrorKind::kEngineClosed, "the engine was closed")),
       workspace_(model_->make_workspace()),
-      pool_(model_->page_bytes(PageGroup::kFull)),
-      scratch_(static_cast<size_t>(gang_->n_threads())) {}
+      slab_rows_(rows_of_a_slab(model_->n_vocab())),
+      pool_(geometry, kv_limit),
+      cache_(pool_, free_cache_bytes),
+      logits_(slab_rows_ * static_cast<size_t>(model_->n_vocab())),
+      scratch_(static_cast<size_t>(gang_->n_threads())) {
+  slices_.reserve(kMaxBatchSequences);
+  batch_.reserve(kMaxBatchSequences);
+  rows_.resize(kMaxBatchSequences);
+  row_indices_.reserve(kMaxBatchSequences);
+}
 
 void EngineLoop::run() {
   for (;;) {
-    const Mail mail = mailbox_->take(!has_runnable_, wake_at_);
-    if (mail.is_closing) {
-      fail_everything(mail, closed_);
-      sequences_.clear();
-      mailbox_->report(0, pool_.n_in_use());
+    mailbox_->take(mail_, !has_runnable_, wake_at_);
+    if (mail_.is_closing) {
+      fail_everything(closed_);
+      figures_.n_kv_pages = figures_.n_cached_pages = 0;  // they go with the loop
+      figures_.kv_bytes = 0;
+      mailbox_->report(figures_);
       return;
     }
     try {
-      turn(mail);
+      turn();
     } catch (...) {
       // Only want of memory gets here, outside of any one request's work.
-      fail_everything(mail, current_error());
+      fail_everything(current_error());
     }
   }
 }
 
-void EngineLoop::turn(const Mail& mail) {
+// --- Plan. ---
+
+void EngineLoop::turn() {
   refresh();  // first: a session's next request must not meet the cancelled one before it
-  for (uint64_t key : mail.released_sequences) sequences_.erase(key);
-  admit(mail);
+  collect_mail();
+  admit();
   if (has_runnable_) {
-    run_step(plan());
+    plan();
+    run_step();
     refresh();
   }
-  mailbox_->report(static_cast<int64_t>(tasks_.size()), pool_.n_in_use());
+  report();
   flush_wakers();
 }
 
-void EngineLoop::admit(const Mail& mail) {
-  for (const std::shared_ptr<TokenChannel>& channel : mail.requests) {
-    if (channel->is_ended()) continue;
+void EngineLoop::collect_mail() {
+  for (const Mail::Copy& copy : mail_.copies) {
     try {
-      std::unique_ptr<KvCache>& kv = sequences_[channel->spec().sequence_key];
-      if (!kv) kv = std::make_unique<KvCache>(pool_);
-      tasks_.push_back(std::make_unique<GenerationTask>(channel, *kv, environment_));
+      cache_.copy(*copy.from, copy.to);
     } catch (...) {
-      remember(channel->fail(current_error()));
+      // The fork computes what it could have shared.
     }
   }
-  for (const std::shared_ptr<ScoreJob>& job : mail.scores) {
-    try {
-      tasks_.push_back(std::make_unique<ScoreTask>(job, pool_));
-    } catch (...) {
-      job->finish(current_error());
-    }
+  for (const std::shared_ptr<KvHold>& hold : mail_.released) cache_.release(*hold);
+  for (std::shared_ptr<Task>& task : mail_.tasks) {
+    waiting_.push_back(std::move(task));
+    waiting_.back()->arrival = ++n_arrivals_;
+    keys_.enter(waiting_.back()->account);
   }
-  if (!mail.requests.empty() || !mail.scores.empty()) refresh();
+  mail_.tasks.clear();
 }
 
 // Drops the tasks that have ended and sees whether and how long to wait for the next turn.
 void EngineLoop::refresh() {
   has_runnable_ = false;
   wake_at_ = Clock::time_point::max();
-  std::erase_if(tasks_, [this](const std::unique_ptr<Task>& task) {
-    TokenChannel::LoopView view = task->poll();
-    remember(view.waker);
-    if (!view.is_alive) {
-      if (!keeps_kv_) sequences_.erase(task->sequence_key());
-      return true;
+  const auto is_gone = [this](const std::shared_ptr<Task>& task) { return is_over(*task); };
+  std::erase_if(running_, is_gone);
+  std::erase_if(waiting_, is_gone);
+  for (const std::shared_ptr<Task>& task : running_) {
+    has_runnable_ = has_runnable_ || task->is_runnable;
+  }
+}
+
+bool EngineLoop::is_over(Task& task) {
+  const TokenChannel::LoopView view = task.poll();
+  remember(view.waker);
+  task.is_runnable = view.is_runnable;
+  task.kv().is_paused = !view.is_runnable;
+  wake_at_ = std::min(wake_at_, task.deadline());
+  if (view.is_alive) return false;
+  retire(task);
+  return true;
+}
+
+void EngineLoop::retire(Task& task) noexcept {
+  if (task.kv().is_started()) --task.account->n_running;
+  task.kv().stop(true);
+  keys_.leave(task.account);
+}
+
+// Lets requests run while there are places and memory for them.
+void EngineLoop::admit() {
+  while (!waiting_.empty()) {
+    keys_.view(key_views_);
+    waiting_views_.clear();
+    const auto n_running = static_cast<int64_t>(running_.size());
+    for (const std::shared_ptr<Task>& task : waiting_) {
+      const KeyAccount& account = *task->account;
+      waiting_views_.push_back(
+          {task->arrival, account.index, may_run(n_running, account.n_running, keys_.size())});
     }
-    task->is_runnable = view.is_runnable;
-    has_runnable_ = has_runnable_ || view.is_runnable;
-    wake_at_ = std::min(wake_at_, task->deadline());
-    return false;
-  });
+    const int64_t next = next_admission(waiting_views_, key_views_);
+    if (next < 0 || !try_to_run(waiting_[static_cast<size_t>(next)])) return;
+    waiting_.erase(waiting_.begin() + next);
+  }
 }
 
-StepPlan EngineLoop::plan() const {
-  const Clock::time_point now = Clock::now();
-  std::vector<RequestView> views;
-  views.reserve(tasks_.size());
-  for (const std::unique_ptr<Task>& task : tasks_) {
-    RequestView view;
-    view.n_cached = task->kv().size();
-    view.n_left = task->n_left();
-    view.is_runnable = task->is_runnable;
-    view.last_step = task->last_step;
-    view.waiting_seconds = std::chrono::duration<double>(now - task->served_at).count();
-    views.push_back(view);
+// False when it has to wait for memory; nobody passes it meanwhile.
+bool EngineLoop::try_to_run(const std::shared_ptr<Task>& task) {
+  if (is_over(*task)) return true;
+  try {
+    if (!task->kv().start(cache_, task->context())) return false;
+    running_.push_back(task);
+    ++task->account->n_running;
+    has_runnable_ = has_runnable_ || task->is_runnable;
+  } catch (...) {
+    fail(*task, current_error());
+    task->kv().stop(false);
+    keys_.leave(task->account);
   }
-  return plan_step(views, cost_.cost());
+  return true;
 }
 
-void EngineLoop::run_step(const StepPlan& plan) {
-  const std::vector<Slice> slices = reserve(plan);
-  if (slices.empty() || !compute(slices)) return;
-  for (const Slice& slice : slices) {
-    slice.task->kv().append(slice.task->context().subspan(static_cast<size_t>(slice.first_position),
-                                                          static_cast<size_t>(slice.n_tokens)));
-    slice.task->served_at = Clock::now();
+// Lets every sequence take what others have computed since the last step, and claim what it will
+// compute itself.
+void EngineLoop::advance_caches() {
+  for (size_t i = 0; i < running_.size(); ++i) running_[i]->kv().index = static_cast<int32_t>(i);
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Task& task = *running_[i];
+    RequestView& view = views_[i];
+    if (!task.is_runnable) continue;
+    try {
+      const KvCache* const owner = task.kv().advance(task.context());
+      view.blocked_by = owner == nullptr ? -1 : owner->index;
+    } catch (...) {
+      fail(task, current_error());
+      task.is_runnable = false;
+    }
+    const int64_t n_reused = std::min(task.kv().n_reused(), task.n_prompt());
+    figures_.n_cached_tokens += n_reused - std::exchange(task.n_counted_reused, n_reused);
   }
-  publish_rows(slices);
-  for (const Slice& slice : slices) {
+}
+
+void EngineLoop::plan() {
+  views_.assign(running_.size(), {});
+  advance_caches();
+  for (size_t i = 0; i < running_.size(); ++i) {
+    const Task& task = *running_[i];
+    RequestView& view = views_[i];
+    view.n_cached = task.kv().size();
+    view.n_left = task.n_left();
+    view.is_runnable = task.is_runnable;
+    view.arrival = task.arrival;
+    view.last_step = task.last_step;
+    view.overtaken_seconds = task.overtaken_seconds;
+    view.key = task.account->index;
+  }
+  keys_.view(key_views_);
+  plan_step(views_, key_views_, cost_.cost(), plan_);
+  charge_plan();
+}
+
+// Notes who used the time, and who was overtaken meanwhile.
+void EngineLoop::charge_plan() {
+  for (const PlannedSlice& slice : plan_.slices) {
+    const Task& served = *running_[slice.request];
+    served.account->seconds_used += slice.seconds;
+    if (views_[slice.request].n_left == 1) continue;
+    for (size_t i = 0; i < running_.size(); ++i) {
+      const bool has_waited = views_[i].is_runnable && views_[i].n_left > 1;
+      if (has_waited && running_[i]->arrival < served.arrival) {
+        running_[i]->overtaken_seconds += slice.seconds;
+      }
+    }
+  }
+}
+
+// --- Run. ---
+
+void EngineLoop::run_step() {
+  reserve();
+  if (slices_.empty() || !compute()) return;
+  commit();
+  publish_rows();
+  for (const Slice& slice : slices_) {
     if (auto* score = dynamic_cast<ScoreTask*>(slice.task)) write_scores(slice, *score);
   }
 }
 
 // Pages for every slice; a request that gets none fails alone.
-std::vector<EngineLoop::Slice> EngineLoop::reserve(const StepPlan& plan) {
+void EngineLoop::reserve() {
   ++n_steps_;
-  std::vector<Slice> slices;
-  slices.reserve(plan.slices.size());
+  slices_.clear();
   int32_t n_rows = 0;
-  for (const PlannedSlice& planned : plan.slices) {
-    Task& task = *tasks_[planned.request];
+  for (const PlannedSlice& planned : plan_.slices) {
+    Task& task = *running_[planned.request];
     try {
-      task.kv().reserve(planned.n_tokens);
+      task.kv().prepare(task.context(), planned.n_tokens);
     } catch (...) {
       fail(task, current_error());
       continue;
     }
     if (task.last_step == 0) task.note_first_step();
     task.last_step = n_steps_;
-    slices.push_back({&task, planned.n_tokens, task.kv().size(), n_rows});
+    slices_.push_back({&task, planned.n_tokens, task.kv().size(), n_rows});
     n_rows += static_cast<int32_t>(planned.n_tokens);
   }
-  return slices;
 }
 
-// One pass over the weights. False when it failed, and with it every request of the step; their KV
-// still ends where it did.
-bool EngineLoop::compute(const std::vector<Slice>& slices) {
+bool EngineLoop::Watch::is_wanted() noexcept {
+  return std::any_of(loop_.slices_.begin(), loop_.slices_.end(),
+                     [](const Slice& slice) { return !slice.task->is_ended(); });
+}
+
+// One pass over the weights. False when nobody waits for it any more, or when it failed, and with
+// it every request of the step; their KV still ends where it did.
+bool EngineLoop::compute() {
   const Clock::time_point begin = Clock::now();
   int64_t n_tokens = 0;
   double sum_of_contexts = 0;
+  batch_.clear();
+  for (const Slice& slice : slices_) {
+    const KvCache& kv = slice.task->kv();
+    batch_.push_back({slice.task->context().subspan(static_cast<size_t>(slice.first_position),
+                                                    static_cast<size_t>(slice.n_tokens)),
+                      slice.first_position, kv.pages(PageGroup::kFull),
+                      kv.pages(PageGroup::kWindow)});
+    n_tokens += slice.n_tokens;
+    const double n = static_cast<double>(slice.n_tokens);
+    sum_of_contexts += n * (static_cast<double>(slice.first_position) + n / 2);
+  }
   try {
-    std::vector<SequenceSlice> batch;
-    batch.reserve(slices.size());
-    for (const Slice& slice : slices) {
-      batch.push_back({slice.task->context().subspan(static_cast<size_t>(slice.first_position),
-                                                     static_cast<size_t>(slice.n_tokens)),
-                       slice.first_position, slice.task->kv().pages(), {}});
-      n_tokens += slice.n_tokens;
-      const double n = static_cast<double>(slice.n_tokens);
-      sum_of_contexts += n * (static_cast<double>(slice.first_position) + n / 2);
-    }
-    model_->forward(batch, *workspace_, *gang_, nullptr);
+    if (!model_->forward(batch_, *workspace_, *gang_, &watch_)) return false;
   } catch (...) {
     const std::shared_ptr<const Error> error = current_error();
-    for (const Slice& slice : slices) fail(*slice.task, error);
+    for (const Slice& slice : slices_) fail(*slice.task, error);
     return false;
   }
   cost_.observe(n_tokens, sum_of_contexts,
@@ -188,44 +271,55 @@ bool EngineLoop::compute(const std::vector<Slice>& slices) {
   return true;
 }
 
-void EngineLoop::publish_rows(const std::vector<Slice>& slices) {
-  std::vector<Row> rows;
-  for (const Slice& slice : slices) {
-    auto* generation = dynamic_cast<GenerationTask*>(slice.task);
-    if (generation == nullptr || generation->n_left() > 0 || generation->is_ended()) continue;
-    rows.push_back(
-        {generation, slice.first_row + static_cast<int32_t>(slice.n_tokens) - 1, {}, {}});
+void EngineLoop::commit() {
+  for (const Slice& slice : slices_) {
+    Task& task = *slice.task;
+    task.kv().append(task.context(), slice.n_tokens);
+    figures_.n_computed_tokens +=
+        std::clamp<int64_t>(task.n_prompt() - slice.first_position, 0, slice.n_tokens);
   }
-  const size_t row_bytes = static_cast<size_t>(model_->n_vocab()) * sizeof(float);
-  const size_t slab = std::max<size_t>(1, kMaxLogitsBytes / row_bytes);
-  for (size_t begin = 0; begin < rows.size(); begin += slab) {
-    publish_slab(std::span(rows).subspan(begin, std::min(slab, rows.size() - begin)));
+}
+
+// --- Publish. ---
+
+void EngineLoop::publish_rows() {
+  size_t n_rows = 0;
+  for (const Slice& slice : slices_) {
+    auto* const generation = dynamic_cast<GenerationTask*>(slice.task);
+    if (generation == nullptr || generation->n_left() > 0 || generation->is_ended()) continue;
+    Row& row = rows_[n_rows++];
+    row.task = generation;
+    row.row = slice.first_row + static_cast<int32_t>(slice.n_tokens) - 1;
+    row.error = nullptr;
+  }
+  figures_.n_generated_tokens += static_cast<int64_t>(n_rows);
+  for (size_t begin = 0; begin < n_rows; begin += slab_rows_) {
+    publish_slab(std::span(rows_).subspan(begin, std::min(slab_rows_, n_rows - begin)));
   }
 }
 
 void EngineLoop::publish_slab(std::span<Row> rows) {
   const size_t n_vocab = static_cast<size_t>(model_->n_vocab());
+  row_indices_.clear();
+  for (const Row& row : rows) row_indices_.push_back(row.row);
   try {
-    if (logits_.size() < rows.size() * n_vocab) logits_.resize(rows.size() * n_vocab);
-    std::vector<int32_t> indices;
-    for (const Row& row : rows) indices.push_back(row.row);
-    model_->logits(indices, *workspace_, *gang_, logits_.data());
+    model_->logits(row_indices_, *workspace_, *gang_, logits_.data());
+    gang_->for_each(rows.size(), [&](size_t i, int worker) {
+      choose(rows[i], std::span(logits_.data() + i * n_vocab, n_vocab),
+             scratch_[static_cast<size_t>(worker)]);
+    });
   } catch (...) {
     const std::shared_ptr<const Error> error = current_error();
     for (const Row& row : rows) fail(*row.task, error);
     return;
   }
-  gang_->for_each(rows.size(), [&](size_t i, int worker) {
-    choose(rows[i], std::span(logits_).subspan(i * n_vocab, n_vocab),
-           scratch_[static_cast<size_t>(worker)]);
-  });
   for (Row& row : rows) {
     if (row.error) {
       fail(*row.task, row.error);
       continue;
     }
     try {
-      remember(row.task->publish(std::move(row.choice)));
+      remember(row.task->publish(row.choice));
     } catch (...) {
       fail(*row.task, current_error());
     }
@@ -235,7 +329,7 @@ void EngineLoop::publish_slab(std::span<Row> rows) {
 // On any worker. A row that cannot be sampled ends its own request and nobody else's.
 void EngineLoop::choose(Row& row, std::span<float> logits, SamplerScratch& scratch) noexcept {
   try {
-    row.choice = row.task->choose(logits, scratch);
+    row.task->choose(logits, scratch, row.choice);
   } catch (...) {
     row.error = current_error();
   }
@@ -267,21 +361,37 @@ void EngineLoop::write_scores(const Slice& slice, ScoreTask& task) {
   }
 }
 
+void EngineLoop::report() {
+  figures_.n_running = static_cast<int64_t>(running_.size());
+  figures_.n_queued = static_cast<int64_t>(waiting_.size());
+  figures_.n_kv_pages = cache_.n_held_pages();
+  figures_.n_cached_pages = cache_.n_cached_pages();
+  figures_.kv_bytes = cache_.bytes();
+  figures_.n_evicted_pages = cache_.n_evicted_pages();
+  figures_.n_steps = static_cast<int64_t>(n_steps_);
+  mailbox_->report(figures_);
+}
+
 void EngineLoop::fail(Task& task, std::shared_ptr<const Error> error) {
   remember(task.fail(std::move(error)));
 }
 
-void EngineLoop::fail_everything(const Mail& mail, const std::shared_ptr<const Error>& error) {
-  for (const std::unique_ptr<Task>& task : tasks_) {
-    if (task) fail(*task, error);  // refresh() may have been cut short amid its moves
+void EngineLoop::fail_everything(const std::shared_ptr<const Error>& error) {
+  for (auto* tasks : {&running_, &waiting_, &mail_.tasks}) {
+    for (const std::shared_ptr<Task>& task : *tasks) {
+      if (task) fail(*task, error);  // an erase may have been cut short amid its moves
+    }
   }
-  for (const std::shared_ptr<TokenChannel>& channel : mail.requests) remember(channel->fail(error));
-  for (const std::shared_ptr<ScoreJob>& job : mail.scores) job->finish(error);
-  tasks_.clear();
-  if (!keeps_kv_) sequences_.clear();
+  for (auto* tasks : {&running_, &waiting_}) {
+    for (const std::shared_ptr<Task>& task : *tasks) {
+      if (task) retire(*task);
+    }
+    tasks->clear();
+  }
+  mail_.tasks.clear();
   has_runnable_ = false;
   wake_at_ = Clock::time_point::max();
-  mailbox_->report(0, pool_.n_in_use());
+  report();
   flush_wakers();
 }
 

@@ -4,25 +4,30 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/gang.h"
+#include "engine/fair_share.h"
 #include "engine/mailbox.h"
 #include "engine/task.h"
 #include "model/model.h"
 #include "serving/cost_model.h"
 #include "serving/page_pool.h"
+#include "serving/prefix_cache.h"
+#include "serving/scheduler.h"
 #include "serving/step_plan.h"
 
 namespace smallmind {
 
 // Everything but the mailbox is the loop thread's, which is worker 0 of the gang. It never takes a
-// lock while it computes, and never calls the program that uses the engine.
+// lock while it computes, and never calls the program that uses the engine. All buffers of a step
+// are made at the start or with the first steps: a steady step allocates nothing.
 class EngineLoop {
  public:
-  EngineLoop(std::shared_ptr<const Model> model, std::shared_ptr<const Tokenizer> tokenizer,
-             std::unique_ptr<Gang> gang, std::shared_ptr<Mailbox> mailbox, bool keeps_kv);
+  EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang> gang,
+             std::shared_ptr<Mailbox> mailbox, const KvGeometry& geometry, uint64_t kv_limit,
+             uint64_t free_cache_bytes);
 
   // The thread's main: returns after the mailbox was closed, with every task ended. Nothing is
   // thrown: what a turn throws fails the tasks it must.
@@ -43,20 +48,41 @@ class EngineLoop {
     Choice choice;
     std::shared_ptr<const Error> error;
   };
+  // Ends a step that nobody waits for any more.
+  class Watch : public StepWatch {
+   public:
+    explicit Watch(const EngineLoop& loop) : loop_(loop) {}
+    bool is_wanted() noexcept override;
 
-  void turn(const Mail& mail);
-  void admit(const Mail& mail);
+   private:
+    const EngineLoop& loop_;
+  };
+
+  // --- plan ---
+  void turn();
+  void collect_mail();
   void refresh();
-  StepPlan plan() const;
-  void run_step(const StepPlan& plan);
-  std::vector<Slice> reserve(const StepPlan& plan);
-  bool compute(const std::vector<Slice>& slices);
-  void publish_rows(const std::vector<Slice>& slices);
+  bool is_over(Task& task);
+  void retire(Task& task) noexcept;
+  void admit();
+  bool try_to_run(const std::shared_ptr<Task>& task);
+  void advance_caches();
+  void plan();
+  void charge_plan();
+  // --- run ---
+  void run_step();
+  void reserve();
+  bool compute();
+  void commit();
+  // --- publish ---
+  void publish_rows();
   void publish_slab(std::span<Row> rows);
   void choose(Row& row, std::span<float> logits, SamplerScratch& scratch) noexcept;
   void write_scores(const Slice& slice, ScoreTask& task);
+  void report();
+
   void fail(Task& task, std::shared_ptr<const Error> error);
-  void fail_everything(const Mail& mail, const std::shared_ptr<const Error>& error);
+  void fail_everything(const std::shared_ptr<const Error>& error);
   void remember(const std::shared_ptr<Waker>& waker) noexcept;
   void flush_wakers();
   // The Error that is being handled; never throws, for want of memory it gives a ready-made one.
@@ -64,27 +90,40 @@ class EngineLoop {
 
   // Constant after construction.
   const std::shared_ptr<const Model> model_;
-  const std::shared_ptr<const Tokenizer> tokenizer_;
   const std::unique_ptr<Gang> gang_;
   const std::shared_ptr<Mailbox> mailbox_;
-  const bool keeps_kv_;
-  const std::vector<int32_t> end_ids_;
-  const TaskEnvironment environment_;
   const std::shared_ptr<const Error> out_of_memory_;
   const std::shared_ptr<const Error> closed_;
   const std::unique_ptr<Workspace> workspace_;
+  const size_t slab_rows_;  // logits rows that are sampled at a time
 
-  // The loop thread's. Tasks go before sequences, sequences before the pool.
+  // The loop thread's. Tasks go before the cache, the cache before the pool.
   PagePool pool_;
-  std::unordered_map<uint64_t, std::unique_ptr<KvCache>> sequences_;
-  std::vector<std::unique_ptr<Task>> tasks_;
-  std::vector<SamplerScratch> scratch_;  // one a worker
-  std::vector<float> logits_;            // rows of a slab
-  std::vector<std::shared_ptr<Waker>> dirty_wakers_;
+  PrefixCache cache_;
+  Mail mail_;
+  std::vector<std::shared_ptr<Task>> waiting_;
+  std::vector<std::shared_ptr<Task>> running_;
+  ActiveKeys keys_;
+  EngineStatus figures_;
   CostModel cost_;
+  uint64_t n_arrivals_ = 0;
   uint64_t n_steps_ = 0;
   bool has_runnable_ = false;
   Clock::time_point wake_at_ = Clock::time_point::max();
+
+  // Of the step being planned and run.
+  std::vector<RequestView> views_;
+  std::vector<KeyView> key_views_;
+  std::vector<WaitingView> waiting_views_;
+  StepPlan plan_;
+  std::vector<Slice> slices_;
+  std::vector<SequenceSlice> batch_;
+  std::vector<Row> rows_;
+  std::vector<int32_t> row_indices_;
+  AlignedBuffer<float> logits_;
+  std::vector<SamplerScratch> scratch_;  // one a worker
+  std::vector<std::shared_ptr<Waker>> dirty_wakers_;
+  Watch watch_{*this};
 };
 
 }  // namespace smallmind

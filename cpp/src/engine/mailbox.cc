@@ -1,34 +1,45 @@
 #include "engine/mailbox.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace smallmind {
 
-bool Mailbox::submit(std::shared_ptr<TokenChannel> request) {
+Mailbox::Mailbox(int64_t max_queue_depth, int64_t max_running)
+    : max_queue_depth_(max_queue_depth), max_running_(max_running) {}
+
+// Places that are free count as well as the queue, unless the loop has left them free on purpose:
+// those that wait there wait for memory.
+Mailbox::Outcome Mailbox::submit(std::shared_ptr<Task> task) {
   {
     MutexLock lock(mutex_);
-    if (mail_.is_closing) return false;
-    mail_.requests.push_back(std::move(request));
+    if (mail_.is_closing) return Outcome::kClosed;
+    if (max_queue_depth_ > 0) {
+      const int64_t n_free =
+          status_.n_queued > 0 ? 0 : std::max<int64_t>(0, max_running_ - status_.n_running);
+      const int64_t n_waiting = status_.n_queued + static_cast<int64_t>(mail_.tasks.size());
+      if (n_waiting >= max_queue_depth_ + n_free) return Outcome::kFull;
+    }
+    mail_.tasks.push_back(std::move(task));
   }
   news_.notify_one();
-  return true;
+  return Outcome::kTaken;
 }
 
-bool Mailbox::submit(std::shared_ptr<ScoreJob> score) {
+void Mailbox::release(std::shared_ptr<KvHold> hold) {
   {
     MutexLock lock(mutex_);
-    if (mail_.is_closing) return false;
-    mail_.scores.push_back(std::move(score));
+    if (mail_.is_closing) return;
+    mail_.released.push_back(std::move(hold));
   }
   news_.notify_one();
-  return true;
 }
 
-void Mailbox::release_sequence(uint64_t key) {
+void Mailbox::copy(std::shared_ptr<KvHold> from, std::shared_ptr<KvHold> to) {
   {
     MutexLock lock(mutex_);
-    if (mail_.is_closing) return;  // the loop frees all sequences as it ends
-    mail_.released_sequences.push_back(key);
+    if (mail_.is_closing) return;
+    mail_.copies.push_back({std::move(from), std::move(to)});
   }
   news_.notify_one();
 }
@@ -54,33 +65,38 @@ bool Mailbox::is_closed() const {
   return mail_.is_closing;
 }
 
-Mail Mailbox::take(bool wait, Clock::time_point until) {
+bool Mailbox::has_mail() const {
+  return is_poked_ || mail_.is_closing || !mail_.tasks.empty() || !mail_.copies.empty() ||
+         !mail_.released.empty();
+}
+
+void Mailbox::take(Mail& mail, bool wait, Clock::time_point until) {
+  // What these own may be the last of its kind: it goes before the lock is taken.
+  mail.tasks.clear();
+  mail.copies.clear();
+  mail.released.clear();
   MutexLock lock(mutex_);
-  while (wait && !is_poked_ && !mail_.is_closing && mail_.requests.empty() &&
-         mail_.scores.empty() && mail_.released_sequences.empty()) {
+  while (wait && !has_mail()) {
     if (!news_.wait_until(mutex_, until)) break;
   }
   is_poked_ = false;
-  Mail mail;
   mail.is_closing = mail_.is_closing;
-  mail.requests.swap(mail_.requests);
-  mail.scores.swap(mail_.scores);
-  mail.released_sequences.swap(mail_.released_sequences);
-  // In between, what was queued counts as running: a watcher never sees it as neither.
-  status_.n_running += static_cast<int64_t>(mail.requests.size() + mail.scores.size());
-  return mail;
+  mail.tasks.swap(mail_.tasks);
+  mail.copies.swap(mail_.copies);
+  mail.released.swap(mail_.released);
+  // In between, what was in the mail counts as queued: a watcher always sees it somewhere.
+  status_.n_queued += static_cast<int64_t>(mail.tasks.size());
 }
 
-void Mailbox::report(int64_t n_running, int64_t n_kv_pages) {
+void Mailbox::report(const EngineStatus& status) {
   MutexLock lock(mutex_);
-  status_.n_running = n_running;
-  status_.n_kv_pages = n_kv_pages;
+  status_ = status;
 }
 
 EngineStatus Mailbox::status() const {
   MutexLock lock(mutex_);
   EngineStatus status = status_;
-  status.n_queued = static_cast<int64_t>(mail_.requests.size() + mail_.scores.size());
+  status.n_queued += static_cast<int64_t>(mail_.tasks.size());
   return status;
 }
 

@@ -11,37 +11,52 @@
 
 namespace smallmind {
 
-class TokenChannel;
-class ScoreJob;
+struct KvHold;
+class Task;
 
+// What came since the last time. The loop passes the same one again and again: its vectors keep
+// their memory.
 struct Mail {
-  std::vector<std::shared_ptr<TokenChannel>> requests;
-  std::vector<std::shared_ptr<ScoreJob>> scores;
-  std::vector<uint64_t> released_sequences;  // sessions whose KV is no longer wanted
+  struct Copy {
+    std::shared_ptr<KvHold> from;
+    std::shared_ptr<KvHold> to;
+  };
+  std::vector<std::shared_ptr<Task>> tasks;
+  std::vector<Copy> copies;                       // of what sessions keep: forks
+  std::vector<std::shared_ptr<KvHold>> released;  // no longer wanted
   bool is_closing = false;
 };
 
 // Thread-safe. The loop is the only taker. Its lock is a leaf: nothing is called while it is held.
 class Mailbox {
  public:
-  // False after close(): the thing was not taken.
-  bool submit(std::shared_ptr<TokenChannel> request);
-  bool submit(std::shared_ptr<ScoreJob> score);
-  void release_sequence(uint64_t key);
+  enum class Outcome : uint8_t { kTaken, kClosed, kFull };
+
+  // max_queue_depth: 0 is no limit. max_running: requests that the loop runs side by side.
+  explicit Mailbox(int64_t max_queue_depth = 0, int64_t max_running = 0);
+
+  // kFull: with this one, more than max_queue_depth requests would wait for a place.
+  Outcome submit(std::shared_ptr<Task> task);
+  // These do nothing after close(): the loop lets go of everything as it ends.
+  void release(std::shared_ptr<KvHold> hold);
+  void copy(std::shared_ptr<KvHold> from, std::shared_ptr<KvHold> to);
   // Something that the loop looks at has changed: a cancel, a deadline, a reader that caught up.
   void poke();
   void close();
   bool is_closed() const;
 
-  // Everything left since the last call. With `wait`, returns when there is something, at a poke,
-  // or at `until`.
-  Mail take(bool wait, Clock::time_point until);
-  // The loop's side of the status, as of its last plan.
-  void report(int64_t n_running, int64_t n_kv_pages);
-  // n_sessions stays 0 here.
+  // Everything left since the last call; `mail` is emptied first. With `wait`, returns when there
+  // is something, at a poke, or at `until`.
+  void take(Mail& mail, bool wait, Clock::time_point until);
+  // The loop's figures, as of its last step. n_sessions stays 0 here.
+  void report(const EngineStatus& status);
   EngineStatus status() const;
 
  private:
+  bool has_mail() const REQUIRES(mutex_);
+
+  const int64_t max_queue_depth_;
+  const int64_t max_running_;
   mutable Mutex mutex_;
   CondVar news_;
   Mail mail_ GUARDED_BY(mutex_);

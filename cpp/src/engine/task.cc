@@ -7,40 +7,49 @@
 
 namespace smallmind {
 
-GenerationTask::GenerationTask(std::shared_ptr<TokenChannel> channel, KvCache& kv,
-                               const TaskEnvironment& environment)
-    : channel_(std::move(channel)),
-      kv_(kv),
-      environment_(environment),
+namespace {
+
+int64_t max_context(const RequestSpec& spec) {
+  return static_cast<int64_t>(spec.context.size()) + spec.max_tokens;
+}
+
+}  // namespace
+
+GenerationTask::GenerationTask(std::shared_ptr<TokenChannel> channel,
+                               std::shared_ptr<const TaskEnvironment> environment)
+    : Task(channel->spec().account, max_context(channel->spec()), channel->spec().hold,
+           channel->spec().cache_salt),
+      channel_(std::move(channel)),
+      environment_(std::move(environment)),
       context_(channel_->spec().context),
-      sampler_(
-          channel_->spec().params, channel_->spec().seed,
-          channel_->spec().params.ignore_eos ? environment.end_ids : std::span<const int32_t>()),
-      text_(environment.tokenizer, channel_->spec().params.stop) {
-  // The last prompt token is always computed: its logits choose the first token.
-  const int64_t n_prompt = static_cast<int64_t>(context_.size());
-  kv_.truncate(std::min(kv_.common_prefix(context_), n_prompt - 1));
+      sampler_(channel_->spec().params, channel_->spec().seed,
+               channel_->spec().params.ignore_eos ? std::span<const int32_t>(environment_->end_ids)
+                                                  : std::span<const int32_t>()),
+      text_(*environment_->tokenizer, channel_->spec().params.stop) {
+  context_.reserve(static_cast<size_t>(max_context(channel_->spec())));
 }
 
 bool GenerationTask::is_end(int32_t id) const {
-  return std::binary_search(environment_.end_ids.begin(), environment_.end_ids.end(), id);
+  const std::vector<int32_t>& ids = environment_->end_ids;
+  return std::binary_search(ids.begin(), ids.end(), id);
 }
 
-Choice GenerationTask::choose(std::span<float> row, SamplerScratch& scratch) {
-  return sampler_.choose(row, context_, scratch);
+void GenerationTask::choose(std::span<float> row, SamplerScratch& scratch, Choice& choice) {
+  choice = sampler_.choose(row, context_, scratch);
 }
 
 std::optional<TokenLogprob> GenerationTask::describe(Choice& choice) const {
   if (!choice.logprob) return std::nullopt;
   TokenLogprob described;
   described.id = choice.id;
-  described.text = to_valid_utf8(environment_.tokenizer.token_bytes(choice.id));
+  described.text = to_valid_utf8(environment_->tokenizer->token_bytes(choice.id));
   described.logprob = choice.logprob->logprob;
   described.top = std::move(choice.logprob->top);
   return described;
 }
 
-std::shared_ptr<Waker> GenerationTask::publish(Choice choice) {
+std::shared_ptr<Waker> GenerationTask::publish(Choice& choice) {
+  if (n_generated_ == 0) channel_->note_cached(std::min(kv().n_reused(), n_prompt()));
   if (is_end(choice.id)) return channel_->publish_end(FinishReason::kStop);
   context_.push_back(choice.id);
   Token token;
@@ -55,6 +64,9 @@ std::shared_ptr<Waker> GenerationTask::publish(Choice choice) {
   return channel_->publish(std::move(token), text_.tail(), end);
 }
 
+ScoreTask::ScoreTask(std::shared_ptr<ScoreJob> job, std::shared_ptr<KeyAccount> key)
+    : Task(std::move(key), job->positions().back() + 1, nullptr, {}), job_(std::move(job)) {}
+
 TokenChannel::LoopView ScoreTask::poll() {
   if (!is_finished_ && job_->is_cancelled()) fail(nullptr);
   return {!is_finished_, !is_finished_, nullptr};
@@ -65,7 +77,7 @@ std::shared_ptr<Waker> ScoreTask::fail(std::shared_ptr<const Error> error) {
   return nullptr;
 }
 
-int64_t ScoreTask::n_left() { return job_->positions().back() + 1 - kv_.size(); }
+int64_t ScoreTask::n_left() const { return job_->positions().back() + 1 - kv().size(); }
 
 std::vector<int32_t> ScoreTask::wanted_rows(int64_t first_position, int64_t n,
                                             int32_t first_row) const {
@@ -83,7 +95,7 @@ float* ScoreTask::next_out(int64_t n_vocab) const {
 
 void ScoreTask::note_written(size_t n_rows) {
   n_written_ += n_rows;
-  job_->progress(kv_.size());
+  job_->progress(kv().size());
   if (n_written_ == job_->positions().size()) fail(nullptr);
 }
 

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/fair_share.h"
 #include "engine/score_job.h"
 #include "engine/token_channel.h"
 #include "sampling/sampler.h"
@@ -16,67 +17,83 @@
 
 namespace smallmind {
 
-// The loop's constants that tasks need.
+// The engine's constants that tasks need.
 struct TaskEnvironment {
-  const Tokenizer& tokenizer;
-  std::span<const int32_t> end_ids;  // ascending: what ends a generation
-  int64_t n_vocab = 0;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::vector<int32_t> end_ids;  // ascending: what ends a generation
 };
 
-// The loop thread's, except where a method says otherwise.
+// Made complete in the caller's thread, memory for its whole run included; from then on the loop
+// thread's, except where a method says otherwise.
 class Task {
  public:
+  // For a context of at most n_total tokens; see KvCache.
+  Task(std::shared_ptr<KeyAccount> key, int64_t n_total, std::shared_ptr<KvHold> hold,
+       const std::string& salt)
+      : account(std::move(key)), kv_(n_total, std::move(hold), salt) {}
   virtual ~Task() = default;
+  Task(const Task&) = delete;
+  Task& operator=(const Task&) = delete;
 
   // Looks at what other threads want of it.
   virtual TokenChannel::LoopView poll() = 0;
+  // Whether it is over; cheap, asked amid a step.
+  virtual bool is_ended() const = 0;
   virtual std::shared_ptr<Waker> fail(std::shared_ptr<const Error> error) = 0;
   virtual std::span<const int32_t> context() const = 0;
-  virtual KvCache& kv() = 0;
+  // Tokens of the context that count as prompt.
+  virtual int64_t n_prompt() const = 0;
   virtual void note_first_step() {}
   // Tokens that still have to be computed.
-  virtual int64_t n_left() = 0;
-  virtual uint64_t sequence_key() const { return 0; }  // 0: its KV is no session's
+  virtual int64_t n_left() const = 0;
   virtual Clock::time_point deadline() const { return Clock::time_point::max(); }
+  KvCache& kv() { return kv_; }
+  const KvCache& kv() const { return kv_; }
 
+  const std::shared_ptr<KeyAccount> account;
+  uint64_t arrival = 0;
+  uint64_t last_step = 0;  // 0: not yet served
+  double overtaken_seconds = 0;
   bool is_runnable = true;  // as of the last poll()
-  uint64_t last_step = 0;   // 0: not yet served
-  Clock::time_point served_at = Clock::now();
+  int64_t n_counted_reused = 0;
+
+ private:
+  KvCache kv_;
 };
 
 // A request in the making: context, sampler, text.
-class GenerationTask : public Task {
+class GenerationTask final : public Task {
  public:
-  GenerationTask(std::shared_ptr<TokenChannel> channel, KvCache& kv,
-                 const TaskEnvironment& environment);
+  GenerationTask(std::shared_ptr<TokenChannel> channel,
+                 std::shared_ptr<const TaskEnvironment> environment);
 
   TokenChannel::LoopView poll() override { return channel_->poll(); }
+  bool is_ended() const override { return channel_->is_ended(); }
   std::shared_ptr<Waker> fail(std::shared_ptr<const Error> error) override {
     return channel_->fail(std::move(error));
   }
   std::span<const int32_t> context() const override { return context_; }
-  KvCache& kv() override { return kv_; }
-  void note_first_step() override { channel_->note_first_step(kv_.size()); }
-  int64_t n_left() override { return static_cast<int64_t>(context_.size()) - kv_.size(); }
-  uint64_t sequence_key() const override { return channel_->spec().sequence_key; }
+  int64_t n_prompt() const override {
+    return static_cast<int64_t>(channel_->spec().context.size());
+  }
+  void note_first_step() override { channel_->note_first_step(kv().n_reused()); }
+  int64_t n_left() const override { return static_cast<int64_t>(context_.size()) - kv().size(); }
   Clock::time_point deadline() const override {
     return channel_->spec().token.deadline().value_or(Clock::time_point::max());
   }
-  bool is_ended() const { return channel_->is_ended(); }
 
   // Chooses the next token from its row, which it may change. Any one thread at a time: rows of
   // one step are sampled side by side. Throws Error(kInference).
-  Choice choose(std::span<float> row, SamplerScratch& scratch);
+  void choose(std::span<float> row, SamplerScratch& scratch, Choice& choice);
   // Extends the context and hands the token to the reader, or ends the generation.
-  std::shared_ptr<Waker> publish(Choice choice);
+  std::shared_ptr<Waker> publish(Choice& choice);
 
  private:
   bool is_end(int32_t id) const;
   std::optional<TokenLogprob> describe(Choice& choice) const;
 
   const std::shared_ptr<TokenChannel> channel_;
-  KvCache& kv_;
-  const TaskEnvironment& environment_;
+  const std::shared_ptr<const TaskEnvironment> environment_;
   std::vector<int32_t> context_;
   Sampler sampler_;
   TextAssembler text_;
@@ -84,15 +101,16 @@ class GenerationTask : public Task {
 };
 
 // A score() call, with KV of its own that goes with it.
-class ScoreTask : public Task {
+class ScoreTask final : public Task {
  public:
-  ScoreTask(std::shared_ptr<ScoreJob> job, PagePool& pool) : job_(std::move(job)), kv_(pool) {}
+  ScoreTask(std::shared_ptr<ScoreJob> job, std::shared_ptr<KeyAccount> key);
 
   TokenChannel::LoopView poll() override;
+  bool is_ended() const override { return is_finished_ || job_->is_cancelled(); }
   std::shared_ptr<Waker> fail(std::shared_ptr<const Error> error) override;
   std::span<const int32_t> context() const override { return job_->ids(); }
-  KvCache& kv() override { return kv_; }
-  int64_t n_left() override;
+  int64_t n_prompt() const override { return 0; }  // counted nowhere
+  int64_t n_left() const override;
 
   // The rows of a slice of n tokens, which starts at `first_position` and at the step's row
   // `first_row`, that the caller wants, and where they go.
@@ -103,7 +121,6 @@ class ScoreTask : public Task {
 
  private:
   const std::shared_ptr<ScoreJob> job_;
-  KvCache kv_;
   size_t n_written_ = 0;
   bool is_finished_ = false;
 };

@@ -49,9 +49,11 @@ CancellationToken request_token(const RequestOptions& options, double engine_tim
 
 }  // namespace
 
-TextSession::TextSession(std::shared_ptr<EngineImpl> engine, SessionOptions options,
-                         uint64_t sequence_key)
-    : engine_(std::move(engine)), options_(std::move(options)), sequence_key_(sequence_key) {}
+TextSession::TextSession(std::shared_ptr<EngineImpl> engine, SessionOptions options)
+    : engine_(std::move(engine)),
+      options_(std::move(options)),
+      hold_(engine_->options().enable_kv_cache ? std::make_shared<KvHold>() : nullptr),
+      account_(engine_->account(options_.fairness_key)) {}
 
 TextSession::~TextSession() {
   const ForkGuard guard = fork_guard();
@@ -135,14 +137,16 @@ RequestSpec TextSession::make_spec(std::vector<int32_t> context,
                       ", and at least one must be left to generate"));
   }
   RequestSpec spec;
-  spec.sequence_key = sequence_key_;
+  spec.hold = hold_;
+  spec.account = account_;
   spec.context = std::move(context);
   spec.params = params;
   spec.seed = params.seed ? *params.seed : drawn_seed();
-  spec.max_tokens = std::min(params.max_tokens.value_or(kDefaultMaxTokens), limit - n_prompt);
+  const int64_t wanted =
+      params.max_tokens ? *params.max_tokens : engine_->fitting_tokens(n_prompt, kDefaultMaxTokens);
+  spec.max_tokens = std::min(wanted, limit - n_prompt);
   spec.session_id = options_.id;
   spec.cache_salt = options_.cache_salt;
-  spec.fairness_key = options_.fairness_key;
   spec.max_buffered = static_cast<size_t>(engine_->options().max_buffered_tokens);
   spec.on_full = engine_->options().on_full;
   return spec;
@@ -178,11 +182,12 @@ std::shared_ptr<Stream> TextSession::open(RequestSpec spec) {
     is_cancelled = open_->is_cancelled;
   }
   if (is_cancelled) channel->finish(FinishReason::kCancelled);  // it came while we prepared
-  if (!engine_->mailbox()->submit(channel)) {
-    const auto error =
-        std::make_shared<const Error>(ErrorKind::kEngineClosed, "the engine was closed");
-    channel->fail(error);  // so the dropped stream leaves the context as it was
-    throw Error(*error);
+  try {
+    engine_->submit(channel);
+  } catch (const Error& error) {
+    // So the dropped stream leaves the context as it was.
+    channel->fail(std::make_shared<const Error>(error.kind(), error.code(), named(error.what())));
+    throw Error(error.kind(), error.code(), named(error.what()));
   }
   return stream;
 }
@@ -256,7 +261,7 @@ void TextSession::reset() {
   if (open_) throw_busy();
   history_.clear();
   // Under the lock, so that no request of this session can reach the loop before it.
-  engine_->mailbox()->release_sequence(sequence_key_);
+  if (hold_) engine_->mailbox()->release(hold_);
 }
 
 void TextSession::close() {
@@ -272,23 +277,25 @@ void TextSession::close() {
   }
   // Ended first: the loop frees only what no live request uses.
   if (channel) channel->finish(FinishReason::kCancelled);
-  engine_->mailbox()->release_sequence(sequence_key_);
+  if (hold_) engine_->mailbox()->release(hold_);
   engine_->note_session_closed();
 }
 
 std::shared_ptr<Session> TextSession::fork(std::string id) {
   engine_->check_usable();
   give_way_if_cancelled();
+  SessionOptions options = options_;
+  options.id = std::move(id);
+  auto copy = std::static_pointer_cast<TextSession>(engine_->text_session(options));
   std::vector<int32_t> history;
   {
     MutexLock lock(mutex_);
     check_open();
     if (open_) throw_busy();
     history = history_;
+    // Under the lock, so that the loop sees it before the next request of this session.
+    if (hold_) engine_->mailbox()->copy(hold_, copy->hold_);
   }
-  SessionOptions options = options_;
-  options.id = std::move(id);
-  auto copy = std::static_pointer_cast<TextSession>(engine_->text_session(options));
   copy->start_with(std::move(history));
   return copy;
 }

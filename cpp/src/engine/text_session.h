@@ -31,7 +31,7 @@ struct OpenCall {
 class TextSession : public Session, public std::enable_shared_from_this<TextSession> {
  public:
   // REQUIRES: options are checked, with an id and the limit that applies.
-  TextSession(std::shared_ptr<EngineImpl> engine, SessionOptions options, uint64_t sequence_key);
+  TextSession(std::shared_ptr<EngineImpl> engine, SessionOptions options);
   ~TextSession() override;
   TextSession(const TextSession&) = delete;
   TextSession& operator=(const TextSession&) = delete;
@@ -82,7 +82,8 @@ class TextSession : public Session, public std::enable_shared_from_this<TextSess
   // Constant after construction.
   std::shared_ptr<EngineImpl> engine_;
   const SessionOptions options_;
-  const uint64_t sequence_key_;
+  const std::shared_ptr<KvHold> hold_;  // null: no KV is kept
+  const std::shared_ptr<KeyAccount> account_;
 
   mutable Mutex mutex_;  // a channel's lock may be taken under it, never the other way round
   std::vector<int32_t> history_ GUARDED_BY(mutex_);

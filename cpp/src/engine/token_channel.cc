@@ -204,6 +204,11 @@ void TokenChannel::note_first_step(int64_t n_cached) {
   n_cached_ = n_cached;
 }
 
+void TokenChannel::note_cached(int64_t n_cached) {
+  MutexLock lock(mutex_);
+  n_cached_ = n_cached;
+}
+
 std::shared_ptr<Waker> TokenChannel::publish(Token token, std::string tail,
                                              std::optional<FinishReason> end) {
   Notice notice(*this);

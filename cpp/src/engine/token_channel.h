@@ -19,9 +19,13 @@
 
 namespace smallmind {
 
+struct KeyAccount;
+struct KvHold;
+
 // Checked and complete before it is queued; immutable.
 struct RequestSpec {
-  uint64_t sequence_key = 0;     // whose KV it continues
+  std::shared_ptr<KvHold> hold;  // whose KV it continues; null: none is kept
+  std::shared_ptr<KeyAccount> account;
   std::vector<int32_t> context;  // all ids before the first generated one; not empty
   SamplingParams params;
   uint64_t seed = 0;
@@ -30,7 +34,6 @@ struct RequestSpec {
   bool is_collect_only = false;
   std::string session_id;
   std::string cache_salt;
-  std::string fairness_key;
   size_t max_buffered = 256;
   OnFull on_full = OnFull::kPause;
 };
@@ -59,6 +62,8 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   // Also ends the generation if its token has tripped.
   LoopView poll();
   void note_first_step(int64_t n_cached);
+  // Of the prompt's tokens, those that were not computed for it.
+  void note_cached(int64_t n_cached);
   // Hands over a token. `tail` is the text held back behind it: while there is some, the token
   // waits, because it must carry the tail should it be the last. With `end`, it is the last.
   // REQUIRES: the last poll() said that it is runnable, and no token was published since.

@@ -2,6 +2,7 @@
 // from the KV pages, so a wrong page, position or prefix changes the output.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -120,6 +121,7 @@ struct FakeWorkspace : Workspace {
 struct FakeControls {
   std::atomic<int> step_micros{0};
   std::atomic<int> n_steps{0};
+  std::atomic<int> n_abandoned_steps{0};
   std::atomic<int64_t> n_tokens{0};
   std::atomic<int> n_violations{0};  // of forward's contract
   std::atomic<int> largest_slice{0};
@@ -127,8 +129,11 @@ struct FakeControls {
 
 class FakeModel : public Model {
  public:
-  FakeModel(std::shared_ptr<FakeControls> controls, int64_t context_length)
-      : controls_(std::move(controls)), context_length_(context_length) {}
+  static constexpr size_t kPageBytes = 4096;
+  static constexpr int kLayers = 4;  // the watch is asked so often in a step
+
+  FakeModel(std::shared_ptr<FakeControls> controls, int64_t context_length, int64_t window = 0)
+      : controls_(std::move(controls)), context_length_(context_length), window_(window) {}
 
   const std::string& architecture() const override { return architecture_; }
   int64_t n_vocab() const override { return kVocab; }
@@ -136,16 +141,16 @@ class FakeModel : public Model {
   int64_t n_layers() const override { return 1; }
   int64_t context_length() const override { return context_length_; }
   size_t page_bytes(PageGroup group) const override {
-    return group == PageGroup::kFull ? 4096 : 0;
+    return group == PageGroup::kFull || window_ > 0 ? kPageBytes : 0;
   }
-  int64_t window() const override { return 0; }
+  int64_t window() const override { return window_; }
   uint64_t weight_bytes() const override { return 0; }
   std::unique_ptr<Workspace> make_workspace() const override {
     return std::make_unique<FakeWorkspace>();
   }
 
   bool forward(std::span<const SequenceSlice> slices, Workspace& workspace, Gang& gang,
-               StepWatch*) const override {
+               StepWatch* watch) const override {
     auto& rows = static_cast<FakeWorkspace&>(workspace).rows;
     size_t n_tokens = 0;
     for (const SequenceSlice& slice : slices) n_tokens += slice.ids.size();
@@ -156,7 +161,13 @@ class FakeModel : public Model {
     ++controls_->n_steps;
     controls_->n_tokens += static_cast<int64_t>(n_tokens);
     const int micros = controls_->step_micros.load();
-    if (micros > 0) std::this_thread::sleep_for(std::chrono::microseconds(micros));
+    for (int layer = 0; micros > 0 && layer < kLayers; ++layer) {
+      std::this_thread::sleep_for(std::chrono::microseconds(micros / kLayers));
+      if (watch != nullptr && !watch->is_wanted()) {
+        ++controls_->n_abandoned_steps;
+        return false;
+      }
+    }
     std::vector<size_t> first_rows;
     size_t first_row = 0;
     for (const SequenceSlice& slice : slices) {
@@ -204,6 +215,7 @@ class FakeModel : public Model {
       std::memcpy(&id, slot, sizeof id);
       context.push_back(id);
     }
+    if (window_ > 0) check_window(slice, context);
     uint64_t hash = fake_hash(std::span(context).first(static_cast<size_t>(slice.first_position)));
     for (size_t i = 0; i < slice.ids.size(); ++i) {
       hash = mix(hash, static_cast<uint64_t>(slice.ids[i]));
@@ -213,17 +225,36 @@ class FakeModel : public Model {
     }
   }
 
+  // The window's pages hold the same ids, as far as the slice's tokens see them.
+  void check_window(const SequenceSlice& slice, std::span<const int32_t> context) const {
+    const auto first = std::max<int64_t>(0, slice.first_position + 1 - window_);
+    for (auto position = static_cast<size_t>(first); position < context.size(); ++position) {
+      std::byte* const page = slice.window_pages[position / kPageTokens];
+      if (page == nullptr) {
+        ++controls_->n_violations;
+        return;
+      }
+      std::byte* const slot = page + (position % kPageTokens) * sizeof(int32_t);
+      if (position >= static_cast<size_t>(slice.first_position)) {
+        std::memcpy(slot, &context[position], sizeof(int32_t));
+      }
+      if (std::memcmp(slot, &context[position], sizeof(int32_t)) != 0) ++controls_->n_violations;
+    }
+  }
+
   const std::shared_ptr<FakeControls> controls_;
   const std::string architecture_ = "fake";
   const int64_t context_length_;
+  const int64_t window_;
 };
 
 struct FakeEngine {
   std::shared_ptr<FakeControls> controls = std::make_shared<FakeControls>();
   std::shared_ptr<EngineImpl> engine;
 
-  explicit FakeEngine(int n_threads = 2, EngineOptions options = {}, int64_t context_length = 8192)
-      : engine(EngineImpl::create(std::make_shared<FakeModel>(controls, context_length),
+  explicit FakeEngine(int n_threads = 2, EngineOptions options = {}, int64_t context_length = 8192,
+                      int64_t window = 0)
+      : engine(EngineImpl::create(std::make_shared<FakeModel>(controls, context_length, window),
                                   std::make_shared<FakeTokenizer>(),
                                   std::make_unique<Gang>(n_threads), options, {})) {}
   EngineImpl* operator->() const { return engine.get(); }

@@ -14,12 +14,32 @@ namespace {
 constexpr StepCost kCheap{1e-6, 0};      // 128 tokens far below 20 ms
 constexpr StepCost kDear{0.0005, 1e-7};  // 40 tokens at no context
 
-RequestView decode(uint64_t last_step = 1) { return {100, 1, true, last_step, 0}; }
-RequestView prefill(int64_t n_left, double waiting_seconds = 0) {
-  return {0, n_left, true, 0, waiting_seconds};
+RequestView decode(uint64_t last_step = 1) {
+  RequestView view;
+  view.n_cached = 100;
+  view.n_left = 1;
+  view.last_step = last_step;
+  return view;
 }
-std::vector<PlannedSlice> plan(const std::vector<RequestView>& views, const StepCost& cost) {
-  return plan_step(views, cost).slices;
+
+RequestView prefill(int64_t n_left, uint64_t arrival = 0, double overtaken_seconds = 0) {
+  RequestView view;
+  view.n_left = n_left;
+  view.arrival = arrival;
+  view.overtaken_seconds = overtaken_seconds;
+  return view;
+}
+
+// Request and tokens of each slice.
+using Slices = std::vector<std::pair<size_t, int64_t>>;
+
+Slices plan(const std::vector<RequestView>& views, const StepCost& cost,
+            const std::vector<KeyView>& keys = {KeyView{}}) {
+  StepPlan plan;
+  plan_step(views, keys, cost, plan);
+  Slices slices;
+  for (const PlannedSlice& slice : plan.slices) slices.emplace_back(slice.request, slice.n_tokens);
+  return slices;
 }
 
 TEST(SchedulerTest, PlansNothingWhenNothingCanRun) {
@@ -30,7 +50,7 @@ TEST(SchedulerTest, PlansNothingWhenNothingCanRun) {
 }
 
 TEST(SchedulerTest, DecodesFirstThenTheShortestPrefill) {
-  const std::vector<PlannedSlice> expected = {{1, 1}, {3, 1}, {2, 40}, {0, 128}};
+  const Slices expected = {{1, 1}, {3, 1}, {2, 40}, {0, 128}};
   EXPECT_EQ(plan({prefill(1000), decode(), prefill(40), decode(2)}, kCheap), expected);
 }
 
@@ -46,13 +66,59 @@ TEST(SchedulerTest, ChunksFollowThePredictedTime) {
 }
 
 TEST(SchedulerTest, OnePrefillIsEnoughWhenTimeIsShort) {
-  const std::vector<PlannedSlice> expected = {{1, 32}};
+  const Slices expected = {{1, 32}};
   EXPECT_EQ(plan({prefill(900), prefill(800)}, kDear), expected);
 }
 
-TEST(SchedulerTest, WhoeverWaitedTooLongGoesFirst) {
-  EXPECT_EQ(plan({prefill(4000, 2.5), prefill(20, 0.1)}, kDear).front(), (PlannedSlice{0, 32}));
-  EXPECT_EQ(plan({prefill(4000, 2.5), prefill(20, 3.0)}, kDear).front(), (PlannedSlice{1, 20}));
+TEST(SchedulerTest, WhoeverWasOvertakenTooLongGoesFirst) {
+  const auto first = [](const std::vector<RequestView>& views) { return plan(views, kDear)[0]; };
+  EXPECT_EQ(first({prefill(4000, 1, 1.9), prefill(20, 2)}), (Slices::value_type{1, 20}));
+  EXPECT_EQ(first({prefill(4000, 1, 2.1), prefill(20, 2)}), (Slices::value_type{0, 32}));
+  // Among the late ones, first come, first served.
+  EXPECT_EQ(first({prefill(20, 2, 2.5), prefill(4000, 1, 2.1)}), (Slices::value_type{1, 32}));
+}
+
+TEST(SchedulerTest, AWaitingRequestLendsItsPlaceToTheOneItWaitsFor) {
+  std::vector<RequestView> views = {prefill(500, 1), prefill(2000, 2), prefill(40, 3)};
+  views[2].blocked_by = 1;  // it needs a block that request 1 is about to compute
+  const Slices expected = {{1, 32}};
+  EXPECT_EQ(plan(views, kDear), expected);
+}
+
+TEST(SchedulerTest, TheKeyThatUsedLeastGoesFirst) {
+  std::vector<RequestView> views = {prefill(20, 1), prefill(400, 2)};
+  views[1].key = 1;
+  EXPECT_EQ(plan(views, kDear, {{5.0}, {1.0}})[0].first, 1u);
+  EXPECT_EQ(plan(views, kDear, {{1.0}, {5.0}})[0].first, 0u);
+}
+
+// L-05: a key that floods the engine gets its share of a batch, no more, once another key is there.
+TEST(SchedulerTest, AKeyDecodesInItsShareOfTheBatch) {
+  std::vector<RequestView> views(100, decode());
+  EXPECT_EQ(plan(views, kCheap, {{0}, {0}}).size(), 64u);
+  for (int i = 0; i < 3; ++i) {
+    views.push_back(decode(50));
+    views.back().key = 1;
+  }
+  const Slices slices = plan(views, kCheap, {{0}, {0}});
+  EXPECT_EQ(slices.size(), 32u + 3u);
+}
+
+TEST(SchedulerTest, AdmitsByUseThenByArrival) {
+  std::vector<WaitingView> waiting = {{7, 0}, {3, 0}, {9, 1}};
+  EXPECT_EQ(next_admission(waiting, std::vector<KeyView>{{1.0}, {2.0}}), 1);
+  EXPECT_EQ(next_admission(waiting, std::vector<KeyView>{{2.0}, {1.0}}), 2);
+  waiting[2].may_run = false;
+  EXPECT_EQ(next_admission(waiting, std::vector<KeyView>{{2.0}, {1.0}}), 1);
+  EXPECT_EQ(next_admission({}, {}), -1);
+}
+
+TEST(SchedulerTest, AFullEngineStillHasPlacesForAQuietKey) {
+  EXPECT_TRUE(may_run(63, 63, 1));
+  EXPECT_FALSE(may_run(64, 64, 1));
+  EXPECT_FALSE(may_run(64, 64, 2));
+  EXPECT_TRUE(may_run(64, 31, 2));
+  EXPECT_FALSE(may_run(95, 32, 2));
 }
 
 TEST(SchedulerTest, ACrowdOfDecodersTakesTurnsAndLeavesAPlaceForPrefill) {
@@ -61,8 +127,8 @@ TEST(SchedulerTest, ACrowdOfDecodersTakesTurnsAndLeavesAPlaceForPrefill) {
   views.push_back(prefill(500));
   const auto slices = plan(views, kCheap);
   ASSERT_EQ(slices.size(), static_cast<size_t>(kMaxBatchSequences));
-  EXPECT_EQ(slices.front().request, 99u);  // served longest ago
-  EXPECT_EQ(slices.back().request, 100u);
+  EXPECT_EQ(slices.front().first, 99u);  // served longest ago
+  EXPECT_EQ(slices.back().first, 100u);
 }
 
 // Simulated traffic: every plan keeps the limits and every request is done in the end.
@@ -83,17 +149,17 @@ TEST(SchedulerTest, SimulatedTrafficKeepsLimitsAndFinishes) {
       ASSERT_LT(++step, 100'000u);
       int64_t n_tokens = 0;
       std::vector<bool> is_planned(views.size());
-      for (const PlannedSlice& slice : slices) {
-        RequestView& view = views.at(slice.request);
-        ASSERT_FALSE(is_planned[slice.request]);
-        is_planned[slice.request] = true;
-        ASSERT_GE(slice.n_tokens, 1);
-        ASSERT_LE(slice.n_tokens, std::min<int64_t>(128, view.n_left));
-        n_tokens += slice.n_tokens;
-        view.n_cached += slice.n_tokens;
-        view.n_left -= slice.n_tokens;
+      for (const auto& [request, n] : slices) {
+        RequestView& view = views.at(request);
+        ASSERT_FALSE(is_planned[request]);
+        is_planned[request] = true;
+        ASSERT_GE(n, 1);
+        ASSERT_LE(n, std::min<int64_t>(128, view.n_left));
+        n_tokens += n;
+        view.n_cached += n;
+        view.n_left -= n;
         view.last_step = step;
-        if (view.n_left == 0 && n_decodes[slice.request]-- > 0) view.n_left = 1;
+        if (view.n_left == 0 && n_decodes[request]-- > 0) view.n_left = 1;
       }
       ASSERT_LE(n_tokens, kMaxBatchTokens);
       ASSERT_LE(slices.size(), static_cast<size_t>(kMaxBatchSequences));

@@ -8,8 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "serving/kv_cache.h"
-
 namespace smallmind {
 namespace {
 
@@ -59,33 +57,6 @@ TEST(StopMatcherTest, WithoutStopsHoldsNothing) {
   StopMatcher matcher({});
   EXPECT_EQ(matcher.feed('x'), 0u);
   EXPECT_EQ(matcher.held_bytes(), 0u);
-}
-
-TEST(KvCacheTest, TakesAndReturnsPagesAsTheyAreNeeded) {
-  PagePool pool(4096);
-  {
-    KvCache cache(pool);
-    cache.reserve(33);
-    EXPECT_EQ(pool.n_in_use(), 2);
-    const std::vector<int32_t> ids(33, 5);
-    cache.append(ids);
-    for (std::byte* page : cache.pages()) {
-      EXPECT_EQ(reinterpret_cast<uintptr_t>(page) % 64, 0u);
-      page[4095] = std::byte{1};
-    }
-    std::vector<int32_t> context(40, 5);
-    EXPECT_EQ(cache.common_prefix(context), 33);
-    context[32] = 6;
-    EXPECT_EQ(cache.common_prefix(context), 32);
-    cache.truncate(32);
-    EXPECT_EQ(pool.n_in_use(), 1);
-    cache.truncate(1);
-    EXPECT_EQ(pool.n_in_use(), 1);
-    cache.truncate(0);
-    EXPECT_EQ(pool.n_in_use(), 0);
-    cache.reserve(64);
-  }
-  EXPECT_EQ(pool.n_in_use(), 0);
 }
 
 }  // namespace
