@@ -20,7 +20,7 @@ from conftest import assert_idle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
-from fairness import quiet_latencies
+from fairness_load import quiet_latencies
 from load import ENDLESS, ids_of, percentile, together, wait_until
 from mix_runs import tiny_model
 

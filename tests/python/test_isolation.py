@@ -24,7 +24,8 @@ from tiny_models import TinySpec, write_tiny
 import smallmind as sm
 
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 12}
-NOT_A_NUMBER = 77  # the token whose embedding is poison
+NOT_A_NUMBER = 77  # the token whose embedding is poison; nobody generates it by chance
+CLEAN: dict[str, Any] = {**GREEDY, "logit_bias": {NOT_A_NUMBER: float("-inf")}}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,9 @@ def test_another_tenants_prefix_gives_no_precedence(tiny: sm.Engine) -> None:
 # Salts that are hard to hold ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("salt", ["a\0b", "\0", " ", "é", "ключ", "x" * 256, "\U0001f642" * 64])
+@pytest.mark.parametrize(
+    "salt", ["a\0b", "\0", " ", "é", "ключ", "x" * 256, "\U0001f642" * 64], ids=repr
+)
 def test_every_salt_is_its_own(tiny: sm.Engine, salt: str) -> None:
     # neither cut at a NUL nor folded.
     ids = ids_of(100, "salt")
@@ -101,7 +104,7 @@ def test_every_salt_is_its_own(tiny: sm.Engine, salt: str) -> None:
     assert tiny.generate(ids, cache_salt=salt, **GREEDY).usage.cached_tokens == 96
 
 
-@pytest.mark.parametrize("salt", ["\ud800", "x\udfff"])
+@pytest.mark.parametrize("salt", ["\ud800", "x\udfff"], ids=ascii)
 def test_a_salt_that_is_no_text_is_refused(tiny: sm.Engine, salt: str) -> None:
     with pytest.raises(sm.InvalidArgumentError, match="cache_salt"):
         tiny.generate([5], cache_salt=salt, **GREEDY)
@@ -125,25 +128,25 @@ def test_thirty_one_neighbours_change_nothing(tmp_path: Path) -> None:
     model = poisoned(tmp_path)
     ids = [i if i != NOT_A_NUMBER else 78 for i in ids_of(120, "me")]
     with sm.Engine(model, n_threads=1, enable_kv_cache=False) as plain:
-        expected = plain.generate(ids, logprobs=3, **GREEDY)
+        expected = plain.generate(ids, logprobs=3, **CLEAN)
 
     def poison(engine: sm.Engine) -> None:
         with pytest.raises(sm.InferenceError) as caught:
-            engine.generate([*ids[:64], NOT_A_NUMBER, 11, 12], **GREEDY)
+            engine.generate([*ids[:64], NOT_A_NUMBER, 11, 12], **CLEAN)
         assert caught.value.code == "NON_FINITE_LOGITS"
 
     def cancelled(engine: sm.Engine) -> None:
-        with engine.stream([*ids[:40], 9], max_tokens=300, ignore_eos=True) as stream:
+        with engine.stream([*ids[:40], 9], **{**CLEAN, "max_tokens": 300}) as stream:
             next(stream)
 
     def other(engine: sm.Engine, i: int) -> None:
         prompt = ids[: 4 * i] + [90 + i] * (31 - i)
-        engine.generate(prompt, seed=i, max_tokens=5 + i, ignore_eos=True)
+        engine.generate(prompt, **{**CLEAN, "seed": i, "temperature": 1, "max_tokens": 5 + i})
 
     with sm.Engine(model, n_threads=2) as engine:
         for _ in range(5):
             work: list[Callable[[], Any]] = [
-                lambda: engine.generate(ids, logprobs=3, **GREEDY),
+                lambda: engine.generate(ids, logprobs=3, **CLEAN),
                 lambda: poison(engine),
                 lambda: cancelled(engine),
                 *(lambda i=i: other(engine, i) for i in range(29)),  # type: ignore[misc]
@@ -164,10 +167,10 @@ def test_poison_does_not_stay_in_pages(tmp_path: Path) -> None:
         sm.Engine(model, n_threads=2, context_length=256, kv_limit=limit) as engine,
     ):
         for prompt in prompts:
-            expected = plain.generate(prompt, **GREEDY).token_ids
+            expected = plain.generate(prompt, **CLEAN).token_ids
             for position in (0, 31, 70, 130):
                 bad = list(prompt)
                 bad[position] = NOT_A_NUMBER
                 with pytest.raises(sm.InferenceError):
-                    engine.generate(bad, **GREEDY)
-                assert engine.generate(prompt, **GREEDY).token_ids == expected
+                    engine.generate(bad, **CLEAN)
+                assert engine.generate(prompt, **CLEAN).token_ids == expected

@@ -2,8 +2,8 @@
 
 Issue 4: lengths, samplers, joins, cancels, chats, forks, salts, slow readers, evictions and both
 cache types, 1 to 16 sequences at once, on each family x instruction set x 1 and 2 threads. The
-quick run plays some dozens; `tests/bench/mixes.py` plays thousands. Hazards A-35, L-03, L-10;
-promise 2 of the design.
+quick run plays some dozens; `tests/bench/random_mixes.py` plays thousands. Hazards A-35, L-03,
+L-10; promise 2 of the design.
 """
 
 from __future__ import annotations

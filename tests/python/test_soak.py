@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 from creation import creation_times
 from load import percentile
 from mix_runs import tiny_model
-from soak import CANCELLED, Soak
+from soak_load import CANCELLED, Soak
 
 import smallmind as sm
 

@@ -5,10 +5,15 @@ Used by the tests of control and by tests/bench/control.py.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from load import ENDLESS, ids_of, wait_until
@@ -106,3 +111,56 @@ def steps_until_pages_are_back(engine: sm.Engine, salt: int, n_long: int = LONG)
             if status.n_steps > step + 50:
                 raise AssertionError(f"pages are held for 50 steps: {status}")
         return status.n_steps - step
+
+
+_CTRL_C = """
+import signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+sys.path.insert(0, sys.argv[3])
+import cancelling, smallmind as sm
+from load import ENDLESS, busy, ids_of
+path, place = sys.argv[1:3]
+with sm.Engine(path) as engine:
+    options = cancelling.limits(engine.info.kv_bytes_per_token)
+engine = sm.Engine(path, n_threads=2, **options)
+n_prompt = 20 if place == "decode" else cancelling.LONG
+with busy(engine, cancelling.N_OTHERS, max_tokens=cancelling.N_OTHER_TOKENS):
+    blockers = cancelling.fill(engine, 0, cancelling.LONG) if place == "queue" else []
+    print("ready", flush=True)
+    try:
+        ids = ids_of(n_prompt, "x", engine.info.n_vocab)
+        engine.generate(ids, **{**ENDLESS, "max_tokens": 500})
+    except KeyboardInterrupt:
+        print(time.monotonic(), flush=True)
+    else:
+        sys.exit("no KeyboardInterrupt")
+    for blocker in blockers:
+        blocker.close()
+    result = engine.generate([5, 6], max_tokens=2, temperature=0, ignore_eos=True)
+    print(result.finish_reason, flush=True)
+engine.close()
+"""
+
+
+def ctrl_c(model: Path, place: str) -> float:
+    """Seconds from the signal to the exception, in a process whose other threads generate; the
+    engine must be usable then."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CTRL_C, str(model), place, str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        if child.stdout.readline() == "ready\n":
+            time.sleep(0.3)
+        sent = time.monotonic()
+        os.kill(child.pid, signal.SIGINT)
+        out, error = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    lines = out.split()
+    if child.returncode != 0 or lines[1:] != ["length"]:
+        raise AssertionError(f"ended with {child.returncode}: {out} {error}")
+    return float(lines[0]) - sent
