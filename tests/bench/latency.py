@@ -88,9 +88,10 @@ def main() -> None:
         "n_short": N_SHORT,
         "first_token": receipt.summary(times, "s"),
         "gap": receipt.summary(beside.gaps, "s"),
-        "prefill_of_6000": receipt.summary(beside.prefills or [float("nan")], "s"),
         "bounds": {},
     }
+    if beside.prefills:
+        figures["prefill_of_6000"] = receipt.summary(beside.prefills, "s")
     receipt.bound(figures["bounds"], "first_token_p95_s", percentile(times, 95), at_most=0.150)
     receipt.bound(figures["bounds"], "gap_p99_s", percentile(beside.gaps, 99), at_most=0.060)
     receipt.write(options, "latency", figures)
