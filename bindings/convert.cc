@@ -7,10 +7,14 @@
 namespace smallmind::bindings {
 namespace {
 
-// The class of smallmind.results, looked up once and kept for the life of the process.
-py::handle result_class(const char* name) {
-  return py::object(py::module_::import("smallmind.results").attr(name)).release();
+// A class of the package, looked up once and kept for the life of the process.
+py::handle class_of(const char* module, const char* name) {
+  return py::object(py::module_::import(module).attr(name)).release();
 }
+
+py::handle result_class(const char* name) { return class_of("smallmind.results", name); }
+
+py::handle summary_class(const char* name) { return class_of("smallmind.file_summary", name); }
 
 std::string type_name(py::handle value) { return Py_TYPE(value.ptr())->tp_name; }
 
@@ -79,6 +83,16 @@ std::string utf8_of(py::handle value, const char* name) {
   const py::object at = failure.value().attr("start");
   throw Error(ErrorKind::kInvalidArgument, std::string(name) + ": a lone surrogate at character " +
                                                std::string(py::str(at)) + " is not text");
+}
+
+std::string name_of(py::handle name, const char* field) {
+  if (name.is_none()) return {};
+  std::string text = utf8_of(name, field);
+  if (text.empty() || text.find('\0') != std::string::npos) {
+    throw Error(ErrorKind::kInvalidArgument,
+                std::string(field) + (text.empty() ? ": is empty" : ": has a NUL character"));
+  }
+  return text;
 }
 
 std::string path_of(py::handle path) {
@@ -158,7 +172,7 @@ ResultObject to_python(const GenerationResult& result) {
                     usage.prompt_tokens + usage.completion_tokens, usage.cached_tokens,
                     usage.max_tokens),
           timings_cls(timings.queue_s, timings.prefill_s, timings.first_token_s, timings.decode_s),
-          logprobs, result.seed));
+          logprobs, result.seed, text(result.session_id)));
 }
 
 InfoObject to_python(const EngineInfo& info) {
@@ -168,18 +182,22 @@ InfoObject to_python(const EngineInfo& info) {
   if (!path) throw py::error_already_set();
   return InfoObject(cls(text(info.architecture), text(info.model_name), path, text(info.isa),
                         info.n_threads, info.context_length, info.n_vocab, info.n_embd,
-                        info.n_layers, info.weight_bytes, info.kv_bytes_per_token));
+                        info.n_layers, info.weight_bytes, info.kv_bytes_per_token,
+                        info.cache_type == CacheType::kBf16 ? "bf16" : "q8_0", info.kv_limit));
 }
 
 StatusObject to_python(const EngineStatus& status) {
   static const py::handle cls = result_class("EngineStatus");
-  return StatusObject(cls(status.n_sessions, status.n_running, status.n_queued, status.n_kv_pages));
+  return StatusObject(cls(status.n_sessions, status.n_running, status.n_queued, status.n_kv_pages,
+                          status.n_cached_pages, status.kv_bytes, status.n_cached_tokens,
+                          status.n_computed_tokens, status.n_generated_tokens,
+                          status.n_evicted_pages, status.n_steps));
 }
 
 SummaryObject to_python(const FileSummary& summary) {
-  static const py::handle cls = result_class("FileSummary");
-  static const py::handle key_value_cls = result_class("KeyValue");
-  static const py::handle tensor_cls = result_class("TensorSummary");
+  static const py::handle cls = summary_class("FileSummary");
+  static const py::handle key_value_cls = summary_class("KeyValue");
+  static const py::handle tensor_cls = summary_class("TensorSummary");
   py::tuple metadata(summary.metadata.size());
   for (size_t i = 0; i < summary.metadata.size(); ++i) {
     const auto& entry = summary.metadata[i];

@@ -1,5 +1,6 @@
 // Values across the border: Python arguments into the core's types, the core's results into the
-// frozen dataclasses of smallmind.results. All functions REQUIRE the GIL.
+// frozen dataclasses of smallmind.results and smallmind.file_summary. All functions REQUIRE the
+// GIL.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -53,6 +54,8 @@ using AnyTuple = py::typing::Tuple<py::object, py::ellipsis>;
 // The UTF-8 of a str. Another type is a TypeError; a lone surrogate kInvalidArgument with its
 // place.
 std::string utf8_of(py::handle text, const char* name);
+// A name that the caller may give: None is the empty one, "" and a NUL are kInvalidArgument.
+std::string name_of(py::handle name, const char* field);
 // The bytes of a str, bytes or PathLike as the file system takes them.
 std::string path_of(py::handle path);
 // Copies a sequence of ints, or an array of an integer type, before anything is looked at: the
@@ -113,7 +116,7 @@ struct handle_type_name<smallmind::bindings::StatusObject> {
 };
 template <>
 struct handle_type_name<smallmind::bindings::SummaryObject> {
-  static constexpr auto name = const_name("smallmind.results.FileSummary");
+  static constexpr auto name = const_name("smallmind.file_summary.FileSummary");
 };
 
 }  // namespace pybind11::detail

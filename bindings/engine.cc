@@ -44,19 +44,57 @@ void shut_down() {
   settle_shutdown();
 }
 
-std::unique_ptr<EngineHandle> load(const PathArgument& path, std::optional<int64_t> n_threads,
-                                   std::optional<int64_t> context_length, bool enable_kv_cache,
-                                   const ProgressArgument& progress,
-                                   const std::optional<CancellationToken>& cancel) {
+CacheType cache_type_of(const std::string& name) {
+  if (name == "bf16") return CacheType::kBf16;
+  if (name == "q8_0") return CacheType::kQ8_0;
+  throw Error(ErrorKind::kInvalidArgument,
+              "cache_type: must be 'bf16' or 'q8_0', is " + std::string(py::repr(py::str(name))));
+}
+
+OnFull on_full_of(const std::string& name) {
+  if (name == "pause") return OnFull::kPause;
+  if (name == "error") return OnFull::kError;
+  throw Error(ErrorKind::kInvalidArgument,
+              "on_full: must be 'pause' or 'error', is " + std::string(py::repr(py::str(name))));
+}
+
+EngineOptions engine_options(const PathArgument& path, std::optional<int64_t> n_threads,
+                             std::optional<int64_t> context_length, bool enable_kv_cache,
+                             const std::string& cache_type, std::optional<int64_t> kv_limit,
+                             std::optional<int64_t> max_kv_tokens,
+                             std::optional<int64_t> max_queue_depth, int64_t max_buffered_tokens,
+                             const std::string& on_full, std::optional<double> request_timeout) {
   const int64_t threads = positive(n_threads, "n_threads", 0);
   if (threads > std::numeric_limits<int>::max()) {
     throw Error(ErrorKind::kInvalidArgument,
                 "n_threads = " + std::to_string(threads) + ": must be 1 ... 64");
   }
-  const EngineOptions options{.model_path = path_of(path),
-                              .n_threads = static_cast<int>(threads),
-                              .context_length = positive(context_length, "context_length", 0),
-                              .enable_kv_cache = enable_kv_cache};
+  return EngineOptions{
+      .model_path = path_of(path),
+      .n_threads = static_cast<int>(threads),
+      .context_length = positive(context_length, "context_length", 0),
+      .enable_kv_cache = enable_kv_cache,
+      .cache_type = cache_type_of(cache_type),
+      .kv_limit = static_cast<uint64_t>(positive(kv_limit, "kv_limit", 0)),
+      .max_kv_tokens = positive(max_kv_tokens, "max_kv_tokens", 0),
+      .max_queue_depth = positive(max_queue_depth, "max_queue_depth", 0),
+      .max_buffered_tokens = positive(max_buffered_tokens, "max_buffered_tokens", 0),
+      .on_full = on_full_of(on_full),
+      .request_timeout_s = request_timeout.value_or(0)};
+}
+
+std::unique_ptr<EngineHandle> load(const PathArgument& path, std::optional<int64_t> n_threads,
+                                   std::optional<int64_t> context_length, bool enable_kv_cache,
+                                   const std::string& cache_type, std::optional<int64_t> kv_limit,
+                                   std::optional<int64_t> max_kv_tokens,
+                                   std::optional<int64_t> max_queue_depth,
+                                   int64_t max_buffered_tokens, const std::string& on_full,
+                                   std::optional<double> request_timeout,
+                                   const ProgressArgument& progress,
+                                   const std::optional<CancellationToken>& cancel) {
+  const EngineOptions options =
+      engine_options(path, n_threads, context_length, enable_kv_cache, cache_type, kv_limit,
+                     max_kv_tokens, max_queue_depth, max_buffered_tokens, on_full, request_timeout);
   std::shared_ptr<Engine> engine;
   Hooks(progress, cancel).run([&](const CallHooks& hooks) {
     engine = Engine::load(options, hooks);
@@ -66,12 +104,13 @@ std::unique_ptr<EngineHandle> load(const PathArgument& path, std::optional<int64
 }
 
 std::unique_ptr<SessionHandle> text_session(const EngineHandle& self, const py::object& id,
-                                            std::optional<int64_t> max_kv_tokens) {
-  SessionOptions options{.id = "", .max_kv_tokens = positive(max_kv_tokens, "max_kv_tokens", 0)};
-  if (!id.is_none()) {
-    options.id = utf8_of(id, "session_id");
-    if (options.id.empty()) throw Error(ErrorKind::kInvalidArgument, "session_id: is empty");
-  }
+                                            std::optional<int64_t> max_kv_tokens,
+                                            const py::object& cache_salt,
+                                            const py::object& fairness_key) {
+  const SessionOptions options{.id = name_of(id, "session_id"),
+                               .max_kv_tokens = positive(max_kv_tokens, "max_kv_tokens", 0),
+                               .cache_salt = name_of(cache_salt, "cache_salt"),
+                               .fairness_key = name_of(fairness_key, "fairness_key")};
   const auto engine = self.engine;
   const GilRelease released;
   return std::make_unique<SessionHandle>(engine->text_session(options));
@@ -128,9 +167,12 @@ EngineHandle::~EngineHandle() {
 void bind_engine(py::module_& module) {
   py::class_<EngineHandle>(module, "Engine", "One model, many sessions; any thread.")
       .def_static("load", &load, py::arg("path"), py::kw_only(), py::arg("n_threads"),
-                  py::arg("context_length"), py::arg("enable_kv_cache"), py::arg("progress"),
-                  py::arg("cancel"))
-      .def("text_session", &text_session, py::arg("session_id"), py::arg("max_kv_tokens"))
+                  py::arg("context_length"), py::arg("enable_kv_cache"), py::arg("cache_type"),
+                  py::arg("kv_limit"), py::arg("max_kv_tokens"), py::arg("max_queue_depth"),
+                  py::arg("max_buffered_tokens"), py::arg("on_full"), py::arg("request_timeout"),
+                  py::arg("progress"), py::arg("cancel"))
+      .def("text_session", &text_session, py::arg("session_id"), py::arg("max_kv_tokens"),
+           py::arg("cache_salt"), py::arg("fairness_key"))
       .def("tokenizer",
            [](const EngineHandle& self) {
              return std::const_pointer_cast<Tokenizer>(self.engine->tokenizer());

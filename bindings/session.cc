@@ -61,6 +61,13 @@ void bind_start(py::class_<SessionHandle>& cls, const char* start_name, const ch
       py::arg("input"), py::arg("params"), py::arg("cancel"), py::arg("timeout"));
 }
 
+std::unique_ptr<SessionHandle> fork(const SessionHandle& self, const py::object& id) {
+  const std::string name = name_of(id, "session_id");
+  const auto session = self.session;
+  const GilRelease released;
+  return std::make_unique<SessionHandle>(session->fork(name));
+}
+
 template <void (Session::*kMethod)()>
 void without_gil(SessionHandle& self) {
   const auto session = self.session;
@@ -82,6 +89,7 @@ void bind_session(py::module_& module) {
   cls.def("cancel", &without_gil<&Session::cancel>)
       .def("reset", &without_gil<&Session::reset>)
       .def("close", &without_gil<&Session::close>)
+      .def("fork", &fork, py::arg("session_id"))
       .def_property_readonly("closed",
                              [](const SessionHandle& self) { return self.session->closed(); })
       .def_property_readonly("busy", [](const SessionHandle& self) { return self.session->busy(); })

@@ -146,6 +146,9 @@ void bind_stream(py::module_& module) {
       .def("result", &result, "Reads to the end and returns the result.")
       .def("partial_result",
            [](const StreamHandle& self) { return to_python(self.stream->result()); })
+      .def_property_readonly(
+          "session_id", [](const StreamHandle& self) { return self.stream->session_id(); },
+          "The id of the session that it belongs to.")
       .def_property_readonly("finished",
                              [](const StreamHandle& self) { return self.stream->finished(); })
       .def_property_readonly("failed", [](const StreamHandle& self) { return self.failed; })

@@ -6,6 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import os
+import smallmind.file_summary
 import smallmind.results
 import typing
 __all__: list[str] = ['CancellationToken', 'Engine', 'Params', 'Session', 'Stream', 'Tokenizer', 'Waker', 'inspect_file', 'shut_down']
@@ -177,6 +178,11 @@ class Stream:
     @property
     def finished(self) -> bool:
         ...
+    @property
+    def session_id(self) -> str:
+        """
+        The id of the session that it belongs to.
+        """
 class Session:
     """
     One growing context; one call at a time.
@@ -186,6 +192,8 @@ class Session:
     def cancel(self) -> None:
         ...
     def close(self) -> None:
+        ...
+    def fork(self, session_id: typing.Any) -> Session:
         ...
     def generate(self, input: typing.Any, params: Params, cancel: CancellationToken | None, timeout: typing.SupportsFloat | typing.SupportsIndex | None) -> smallmind.results.GenerationResult:
         ...
@@ -214,7 +222,7 @@ class Engine:
     One model, many sessions; any thread.
     """
     @staticmethod
-    def load(path: str | bytes | os.PathLike[str], *, n_threads: typing.SupportsInt | typing.SupportsIndex | None, context_length: typing.SupportsInt | typing.SupportsIndex | None, enable_kv_cache: bool, progress: collections.abc.Callable[[str, int, int], typing.Any] | None, cancel: CancellationToken | None) -> Engine:
+    def load(path: str | bytes | os.PathLike[str], *, n_threads: typing.SupportsInt | typing.SupportsIndex | None, context_length: typing.SupportsInt | typing.SupportsIndex | None, enable_kv_cache: bool, cache_type: str, kv_limit: typing.SupportsInt | typing.SupportsIndex | None, max_kv_tokens: typing.SupportsInt | typing.SupportsIndex | None, max_queue_depth: typing.SupportsInt | typing.SupportsIndex | None, max_buffered_tokens: typing.SupportsInt | typing.SupportsIndex, on_full: str, request_timeout: typing.SupportsFloat | typing.SupportsIndex | None, progress: collections.abc.Callable[[str, int, int], typing.Any] | None, cancel: CancellationToken | None) -> Engine:
         ...
     def close(self) -> None:
         ...
@@ -224,14 +232,14 @@ class Engine:
         ...
     def status(self) -> smallmind.results.EngineStatus:
         ...
-    def text_session(self, session_id: typing.Any, max_kv_tokens: typing.SupportsInt | typing.SupportsIndex | None) -> Session:
+    def text_session(self, session_id: typing.Any, max_kv_tokens: typing.SupportsInt | typing.SupportsIndex | None, cache_salt: typing.Any, fairness_key: typing.Any) -> Session:
         ...
     def tokenizer(self) -> Tokenizer:
         ...
     @property
     def closed(self) -> bool:
         ...
-def inspect_file(path: str | bytes | os.PathLike[str], *, cancel: CancellationToken | None = None) -> smallmind.results.FileSummary:
+def inspect_file(path: str | bytes | os.PathLike[str], *, cancel: CancellationToken | None = None) -> smallmind.file_summary.FileSummary:
     """
     Metadata and tensors of a GGUF file, checked, escaped and cut; reads no tensor data.
     """

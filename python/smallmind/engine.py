@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import _core
 from .errors import InvalidArgumentError, TemplateError
+from .options import CacheType, OnFull, engine_options, integer, seconds
 from .params import SamplingParams, core_params, spelled_out
 from .progress import Progress, reporting
 from .results import ChatResult, EngineInfo, EngineStatus, GenerationResult
@@ -33,8 +34,8 @@ class Engine(Uncopyable):
     """One model in memory. Thread-safe: any method, any thread, any time.
 
     Each session is one growing context and takes one call at a time; the engine computes all that
-    run together. `generate`, `stream`, `chat` and `chat_stream` are the same without a session
-    that lives on. A context manager; `close()` ends what runs.
+    run together. `generate`, `generate_many`, `stream`, `chat` and `chat_stream` are the same
+    without a session that lives on. A context manager; `close()` ends what runs.
     """
 
     _INSTEAD = "open the model in each process: smallmind.Engine(path)"
@@ -47,26 +48,57 @@ class Engine(Uncopyable):
         n_threads: int | None = None,
         context_length: int | None = None,
         enable_kv_cache: bool = True,
+        cache_type: CacheType = "bf16",
+        kv_limit: int | str | None = None,
+        max_kv_tokens: int | None = None,
+        max_queue_depth: int | None = None,
+        max_buffered_tokens: int = 256,
+        on_full: OnFull = "pause",
+        request_timeout: float | None = None,
         progress: Progress | bool | None = None,
         cancel: _core.CancellationToken | None = None,
     ) -> None:
         """Loads the model: all or nothing.
 
-        n_threads: None takes what the machine allows. context_length: None takes the model's own.
-        enable_kv_cache: False keeps nothing between the calls of a session.
-        progress(stage, done, total) comes at most 20 times a second; True shows a tqdm bar.
+        n_threads: compute threads, 1 to 64; None takes what the machine allows.
+        context_length: the most tokens of one context; None takes the model's own, or what
+            kv_limit holds.
+        enable_kv_cache: False keeps no keys and values beyond a request: nothing is shared between
+            sessions or kept between the calls of one.
+        cache_type: how keys and values are stored, "bf16" or "q8_0", which takes 0.53 of the
+            memory.
+        kv_limit: bytes of keys and values of all sessions together, as an int or a str such as
+            "2GiB"; None takes half of the memory that is free once the model is loaded.
+        max_kv_tokens: the most tokens that a session may hold; None: the context length.
+        max_queue_depth: how many requests may wait to be admitted; one more raises QueueFullError
+            at once. None: any number.
+        max_buffered_tokens: how many tokens of a stream may wait for its reader, 1 to 65,536.
+        on_full: what happens then: "pause" holds that generation until its reader has caught up,
+            "error" ends it with BufferFullError. Others go on either way.
+        request_timeout: seconds that any request may take, waiting included; the timeout= of a call
+            may be earlier. None: no limit.
+        progress: called with (stage, done, total) in this thread, at most 20 times a second; what
+            it raises ends the load. True shows a tqdm bar.
+        cancel: ends the load with CancelledError or DeadlineError.
         """
-        _check_bool("enable_kv_cache", enable_kv_cache)
+        options = engine_options(
+            n_threads=n_threads,
+            context_length=context_length,
+            enable_kv_cache=enable_kv_cache,
+            cache_type=cache_type,
+            kv_limit=kv_limit,
+            max_kv_tokens=max_kv_tokens,
+            max_queue_depth=max_queue_depth,
+            max_buffered_tokens=max_buffered_tokens,
+            on_full=on_full,
+            request_timeout=request_timeout,
+        )
         with reporting(progress) as callback:
-            self._core = _core.Engine.load(
-                path,
-                n_threads=_integer("n_threads", n_threads),
-                context_length=_integer("context_length", context_length),
-                enable_kv_cache=enable_kv_cache,
-                progress=callback,
-                cancel=cancel,
-            )
+            self._core = _core.Engine.load(path, **options, progress=callback, cancel=cancel)
         self._tokenizer = self._core.tokenizer()
+        self._longest_context = min(
+            self.info.context_length, options["max_kv_tokens"] or self.info.context_length
+        )
         self._spellings: Spellings | None = None
         self._template: ChatTemplate | None = None
 
@@ -79,11 +111,18 @@ class Engine(Uncopyable):
         n_threads: int | None = None,
         context_length: int | None = None,
         enable_kv_cache: bool = True,
+        cache_type: CacheType = "bf16",
+        kv_limit: int | str | None = None,
+        max_kv_tokens: int | None = None,
+        max_queue_depth: int | None = None,
+        max_buffered_tokens: int = 256,
+        on_full: OnFull = "pause",
+        request_timeout: float | None = None,
         progress: Progress | bool | None = None,
         cancel: _core.CancellationToken | None = None,
     ) -> Self:
-        """Loads for asyncio, in a thread of the default executor; progress comes in the event
-        loop. Cancelling the task ends the load."""
+        """`Engine(...)` for asyncio, in a thread of the default executor; progress comes in the
+        event loop. Cancelling the task ends the load."""
         from .aio_load import load_in_thread
 
         return await load_in_thread(
@@ -94,6 +133,13 @@ class Engine(Uncopyable):
             n_threads=n_threads,
             context_length=context_length,
             enable_kv_cache=enable_kv_cache,
+            cache_type=cache_type,
+            kv_limit=kv_limit,
+            max_kv_tokens=max_kv_tokens,
+            max_queue_depth=max_queue_depth,
+            max_buffered_tokens=max_buffered_tokens,
+            on_full=on_full,
+            request_timeout=request_timeout,
         )
 
     @property
@@ -106,7 +152,7 @@ class Engine(Uncopyable):
         return self._core.info()
 
     def status(self) -> EngineStatus:
-        """What is in use now."""
+        """What is in use now, and what was done since the engine was loaded."""
         return self._core.status()
 
     @property
@@ -132,13 +178,25 @@ class Engine(Uncopyable):
 
     @spelled_out
     def text_session(
-        self, session_id: str | None = None, max_kv_tokens: int | None = None
+        self,
+        session_id: str | None = None,
+        max_kv_tokens: int | None = None,
+        *,
+        cache_salt: str | None = None,
+        fairness_key: str | None = None,
     ) -> TextSession:
-        """A new context. session_id: a name of yours for it, None makes one. max_kv_tokens: the
-        most tokens it may hold."""
-        return TextSession(
-            self._core.text_session(session_id, _integer("max_kv_tokens", max_kv_tokens))
-        )
+        """A new context.
+
+        session_id: a name of yours for it, 1 to 256 bytes of UTF-8; None makes one. It stands in
+            its results and in messages, and need not be unique.
+        max_kv_tokens: the most tokens it may hold; None: the engine's.
+        cache_salt: sessions share the keys and values of equal beginnings only with sessions of the
+            same salt, so that nobody learns from timing what others ask; 1 to 256 bytes.
+        fairness_key: sessions of one key share one turn: the engine divides its time between the
+            keys that wait; 1 to 256 bytes.
+        """
+        limit = integer("max_kv_tokens", max_kv_tokens)
+        return TextSession(self._core.text_session(session_id, limit, cache_salt, fairness_key))
 
     @spelled_out
     def chat_session(
@@ -146,9 +204,13 @@ class Engine(Uncopyable):
         system: str | None = None,
         messages: Iterable[Message] = (),
         chat_template: str | None = None,
+        *,
+        cache_salt: str | None = None,
+        fairness_key: str | None = None,
     ) -> ChatSession:
         """A new conversation. system: the first message. messages: an earlier conversation, dicts
-        of role and content. chat_template: a Jinja template in place of the model's own."""
+        of role and content. chat_template: a Jinja template in place of the model's own.
+        cache_salt, fairness_key: as of `text_session`."""
         from .chat import ChatSession, first_messages
         from .chat_prompt import ChatPrompt
 
@@ -156,7 +218,8 @@ class Engine(Uncopyable):
         prompt = ChatPrompt(
             self._tokenizer, self._chat_template(chat_template), self._control_spellings()
         )
-        return ChatSession(self._core.text_session(None, None), prompt, first)
+        core = self._core.text_session(None, None, cache_salt, fairness_key)
+        return ChatSession(core, prompt, first)
 
     def _chat_template(self, source: str | None) -> ChatTemplate:
         from .template import ChatTemplate
@@ -184,6 +247,8 @@ class Engine(Uncopyable):
         self,
         prompt: Prompt,
         *,
+        cache_salt: str | None = None,
+        fairness_key: str | None = None,
         params: SamplingParams | None = None,
         cancel: _core.CancellationToken | None = None,
         timeout: float | None = None,
@@ -203,14 +268,70 @@ class Engine(Uncopyable):
         seed: int | None = None,
     ) -> GenerationResult:
         """`TextSession.generate` in a session of its own."""
-        with self.text_session() as session:
+        with self.text_session(cache_salt=cache_salt, fairness_key=fairness_key) as session:
             return session.generate(prompt, params=params, cancel=cancel, timeout=timeout)
+
+    @spelled_out
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        cache_salt: str | None = None,
+        fairness_key: str | None = None,
+        progress: Progress | bool | None = None,
+        params: SamplingParams | None = None,
+        cancel: _core.CancellationToken | None = None,
+        timeout: float | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        repeat_last_n: int = 64,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        stop: str | Sequence[str] | None = None,
+        ignore_eos: bool = False,
+        logit_bias: Mapping[int, float] | None = None,
+        logprobs: int | None = None,
+        seed: int | None = None,
+    ) -> list[GenerationResult]:
+        """The results of many prompts, in their order, each in a session of its own.
+
+        All prompts are checked before the first starts, and what is wrong with one is raised with
+        its index. They run side by side; where `max_queue_depth` has no room for all, the rest
+        waits for its turn, and QueueFullError is raised only if there is none for the first. seed:
+        prompt i has the seed `seed + i`; None draws one for each. The timeout (seconds) is one for
+        all, counted from this call. A cancel or the timeout ends all, and each result has what was
+        made; any exception, Ctrl-C too, ends all and comes out. progress("generate", done, total)
+        counts prompts.
+        """
+        from .many import Batch, checked_prompts, params_of_each
+
+        with reporting(progress) as callback:
+            contexts = checked_prompts(self._tokenizer, prompts, self._longest_context)
+            sampling = params_of_each(params, len(contexts))
+            ends = [] if cancel is None else [cancel]
+            if timeout is not None:
+                ends.append(_core.CancellationToken(seconds("timeout", timeout)))
+            token = _core.CancellationToken.linked(*ends)
+
+            def start(i: int) -> _core.Stream:
+                session = self._core.text_session(None, None, cache_salt, fairness_key)
+                return session.start(
+                    contexts[i], sampling[i], token, None, collect_only=True, owns_session=True
+                )
+
+            return Batch(start, len(contexts), callback).run()
 
     @spelled_out
     def stream(
         self,
         prompt: Prompt,
         *,
+        cache_salt: str | None = None,
+        fairness_key: str | None = None,
         params: SamplingParams | None = None,
         cancel: _core.CancellationToken | None = None,
         timeout: float | None = None,
@@ -230,7 +351,7 @@ class Engine(Uncopyable):
         seed: int | None = None,
     ) -> TokenStream:
         """`TextSession.stream` in a session of its own, which ends with the stream."""
-        core = self._core.text_session(None, None)
+        core = self._core.text_session(None, None, cache_salt, fairness_key)
         return TokenStream(
             core.start(prompt, core_params(params), cancel, timeout, owns_session=True)
         )
@@ -241,6 +362,8 @@ class Engine(Uncopyable):
         messages: Iterable[Message],
         *,
         chat_template: str | None = None,
+        cache_salt: str | None = None,
+        fairness_key: str | None = None,
         params: SamplingParams | None = None,
         cancel: _core.CancellationToken | None = None,
         timeout: float | None = None,
@@ -260,7 +383,12 @@ class Engine(Uncopyable):
         seed: int | None = None,
     ) -> ChatResult:
         """The answer to a conversation, in a session of its own."""
-        with self.chat_session(messages=messages, chat_template=chat_template) as session:
+        with self.chat_session(
+            messages=messages,
+            chat_template=chat_template,
+            cache_salt=cache_salt,
+            fairness_key=fairness_key,
+        ) as session:
             _check_not_empty(session)
             return session._send([], params, cancel, timeout)
 
@@ -270,6 +398,8 @@ class Engine(Uncopyable):
         messages: Iterable[Message],
         *,
         chat_template: str | None = None,
+        cache_salt: str | None = None,
+        fairness_key: str | None = None,
         params: SamplingParams | None = None,
         cancel: _core.CancellationToken | None = None,
         timeout: float | None = None,
@@ -289,7 +419,12 @@ class Engine(Uncopyable):
         seed: int | None = None,
     ) -> ChatStream:
         """The same as a stream; its session ends with it."""
-        session = self.chat_session(messages=messages, chat_template=chat_template)
+        session = self.chat_session(
+            messages=messages,
+            chat_template=chat_template,
+            cache_salt=cache_salt,
+            fairness_key=fairness_key,
+        )
         _check_not_empty(session)
         return session._start([], params, cancel, timeout, owns_session=True)
 
@@ -314,25 +449,10 @@ class Engine(Uncopyable):
             f"<Engine {info.model_name or info.model_path!r}: {info.architecture}, "
             f"n_threads={info.n_threads}, context_length={info.context_length}, isa={info.isa}, "
             f"weights={info.weight_bytes / 1e6:.1f} MB, "
-            f"kv={info.kv_bytes_per_token / 1e3:.1f} kB a token"
+            f"cache_type={info.cache_type}, kv={info.kv_bytes_per_token / 1e3:.1f} kB a token, "
+            f"kv_limit={info.kv_limit / 1e6:.1f} MB"
             f"{', closed' if self.closed else ''}>"
         )
-
-
-def _integer(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: wants int, has {type(value).__name__}")
-    number = value.__index__()
-    if abs(number) >= 1 << 63:
-        raise InvalidArgumentError(f"{name}: out of range")
-    return int(number)
-
-
-def _check_bool(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: wants bool, has {type(value).__name__}")
 
 
 def _check_not_empty(session: ChatSession) -> None:

@@ -11,11 +11,8 @@ __all__ = [
     "ChatResult",
     "EngineInfo",
     "EngineStatus",
-    "FileSummary",
     "FinishReason",
     "GenerationResult",
-    "KeyValue",
-    "TensorSummary",
     "Timings",
     "Token",
     "TokenLogprob",
@@ -93,6 +90,8 @@ class GenerationResult:
     """One a token where `logprobs` was given, else None."""
     seed: int
     """The seed that was used, given or drawn."""
+    session_id: str
+    """Of the session that the call was made on."""
 
     @property
     def code(self) -> str | None:
@@ -103,11 +102,11 @@ class GenerationResult:
 
     def check(self) -> None:
         """Raises CancelledError or DeadlineError if the generation was ended early."""
-        made = f"after {len(self.token_ids)} tokens"
+        who, made = f"session {self.session_id!r}", f"after {len(self.token_ids)} tokens"
         if self.finish_reason == "cancelled":
-            raise CancelledError(f"the generation was cancelled by the caller {made}")
+            raise CancelledError(f"{who}: the generation was cancelled by the caller {made}")
         if self.finish_reason == "timeout":
-            raise DeadlineError(f"the generation reached its timeout {made}")
+            raise DeadlineError(f"{who}: the generation reached its timeout {made}")
 
     def __str__(self) -> str:
         return self.text
@@ -136,41 +135,34 @@ class EngineInfo:
     n_layers: int
     weight_bytes: int
     kv_bytes_per_token: int
+    cache_type: str
+    kv_limit: int
+    """Bytes of keys and values of all sessions together."""
 
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """What is in use now: all zero but `n_sessions` when idle."""
+    """What is in use now, and what was done since the engine was loaded."""
 
     n_sessions: int
+    """Open sessions."""
     n_running: int
+    """Requests that are computed, or wait for their turn in the next steps."""
     n_queued: int
+    """Requests that were not yet admitted to run."""
     n_kv_pages: int
-
-
-@dataclass(frozen=True)
-class KeyValue:
-    key: str
-    type: str
-    value: str
-
-
-@dataclass(frozen=True)
-class TensorSummary:
-    name: str
-    type: str
-    dims: tuple[int, ...]
-    """Fastest first."""
-    offset: int
-    n_bytes: int
-
-
-@dataclass(frozen=True)
-class FileSummary:
-    """What a GGUF file says about itself; its strings are escaped and cut."""
-
-    version: int
-    alignment: int
-    file_bytes: int
-    metadata: tuple[KeyValue, ...]
-    tensors: tuple[TensorSummary, ...]
+    """Pages of keys and values that running requests and open sessions hold."""
+    n_cached_pages: int
+    """Pages that are kept for their beginnings only, and evicted when room is needed."""
+    kv_bytes: int
+    """Of all pages."""
+    n_cached_tokens: int
+    """Since load: prompt tokens whose keys and values were there."""
+    n_computed_tokens: int
+    """Since load: prompt tokens that were computed."""
+    n_generated_tokens: int
+    """Since load."""
+    n_evicted_pages: int
+    """Since load."""
+    n_steps: int
+    """Since load."""

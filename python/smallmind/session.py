@@ -127,6 +127,13 @@ class TextSession(Uncopyable):
         """Empties the context."""
         self._core.reset()
 
+    @spelled_out
+    def fork(self, session_id: str | None = None) -> TextSession:
+        """A new session with the same context, limits, cache_salt and fairness_key. It shares the
+        keys and values of what both hold, so that forking costs no computation. session_id: its
+        name, None makes one. Raises SessionBusyError beside a call or an open stream."""
+        return TextSession(self._core.fork(session_id))
+
     def close(self) -> None:
         """Cancels what runs and gives the memory back. Any thread; a second close does nothing."""
         self._core.close()

@@ -294,26 +294,17 @@ def test_names_of_later_parts_do_not_exist(engine: sm.Engine, smollm2: Path) -> 
     for owner, name in [
         (engine, "embed"),
         (engine, "embedding_session"),
-        (engine, "generate_many"),
-        (session, "fork"),
         (sm, "rag"),
         (sm, "metrics"),
     ]:
         with pytest.raises(AttributeError):
             getattr(owner, name)
     for option in (
-        "max_queue_depth",
-        "max_buffered_tokens",
-        "on_full",
-        "request_timeout",
-        "cache_type",
-        "kv_limit",
         "memory_limit",
         "memory_mode",
         "max_tensor_bytes",
         "logger",
         "metrics",
-        "max_kv_tokens",
     ):
         with pytest.raises(TypeError, match=option):
             sm.Engine(smollm2, **{option: None})  # type: ignore[arg-type]
