@@ -1,7 +1,5 @@
 #include "base/gang.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <xmmintrin.h>
 
 #include <atomic>
@@ -23,7 +21,6 @@ using SteadyClock = std::chrono::steady_clock;
 
 constexpr int kSpinPauses = 200;
 constexpr std::chrono::microseconds kIdleBeforeParking{100};
-constexpr unsigned kStandardMxcsr = 0x1F80;  // round to nearest, no FTZ, no DAZ, all masked
 constexpr size_t kMaxItems = 0xFFFF'FFFF;
 
 // The ticket: generation in the high half, items not yet claimed in the low half. Counting down
@@ -31,24 +28,7 @@ constexpr size_t kMaxItems = 0xFFFF'FFFF;
 constexpr uint64_t unclaimed(uint64_t ticket) { return ticket & 0xFFFF'FFFF; }
 constexpr uint64_t generation(uint64_t ticket) { return ticket >> 32; }
 
-// Asynchronous signals belong to the host program's threads. Faults stay deliverable: blocked, the
-// kernel would kill the process without the program's crash handler having a say.
-void block_signals(sigset_t* previous) {
-  sigset_t set;
-  sigfillset(&set);
-  for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) {
-    sigdelset(&set, fault);
-  }
-  pthread_sigmask(SIG_BLOCK, &set, previous);
-}
-
 }  // namespace
-
-void enter_compute_thread(const char* name) {
-  block_signals(nullptr);
-  _mm_setcsr(kStandardMxcsr);
-  pthread_setname_np(pthread_self(), name);  // cut by the kernel's rule: fails beyond 15 characters
-}
 
 struct Gang::State {
   // Written by the owner before it publishes a ticket, read by whoever has claimed an item of that
@@ -154,8 +134,7 @@ void Gang::State::stop() {
 }
 
 Gang::Gang(int n_threads) : state_(std::make_unique<State>()) {
-  sigset_t previous;
-  block_signals(&previous);  // inherited: no signal can reach a helper before its first line
+  const SignalsBlocked inherited;
   try {
     state_->helpers.reserve(n_threads > 1 ? static_cast<size_t>(n_threads) - 1 : 0);
     for (int worker = 1; worker < n_threads; ++worker) {
@@ -163,17 +142,14 @@ Gang::Gang(int n_threads) : state_(std::make_unique<State>()) {
     }
   } catch (const std::system_error& error) {
     state_->stop();
-    pthread_sigmask(SIG_SETMASK, &previous, nullptr);
     throw Error(ErrorKind::kInference, "THREAD_START_FAILED",
                 "n_threads: the system refused to start thread " +
                     std::to_string(state_->helpers.size() + 2) + " of " +
                     std::to_string(n_threads) + " (" + error.code().message() + ")");
   } catch (...) {
     state_->stop();
-    pthread_sigmask(SIG_SETMASK, &previous, nullptr);
     throw;
   }
-  pthread_sigmask(SIG_SETMASK, &previous, nullptr);
 }
 
 Gang::~Gang() { state_->stop(); }

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/compute_thread.h"
+
 namespace smallmind {
 
 // One owner thread calls for_each; it is worker 0 and computes too. for_each returns when every
@@ -35,9 +37,5 @@ class Gang {
   struct State;
   const std::unique_ptr<State> state_;
 };
-
-// Sets the floating-point control word that numerics.md fixes and blocks all signals: first line of
-// every thread of ours.
-void enter_compute_thread(const char* name);
 
 }  // namespace smallmind
