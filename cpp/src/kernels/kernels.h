@@ -30,16 +30,17 @@ struct Activations {
   int8_t* codes = nullptr;       // [n_tokens][n_columns]
   float* scales = nullptr;       // d, [n_tokens][n_columns / 32]
   float* scaled_sums = nullptr;  // fl(d * sum of the block's codes), likewise
-  int32_t* half_sums =
-      nullptr;  // sums of the codes of columns 0-15 and 16-31, [n_tokens][n_columns / 32][2]
-  int32_t* sums = nullptr;  // their sum, [n_tokens][n_columns / 32]
+  // Minus the sums of the codes of columns 0-15 and 16-31, [n_tokens][n_columns / 32][2], and minus
+  // both: what an offset of the weights' codes adds to a dot, but for a shift.
+  int32_t* minus_half_sums = nullptr;
+  int32_t* minus_sums = nullptr;  // [n_tokens][n_columns / 32]
   size_t n_columns = 0;
 
   // Fine inputs have two planes: the code is 128 * codes + low_codes (low -64 ... 64), d = amax /
   // 16,256, scaled_sums are of the whole code. Null: one plane.
   int8_t* low_codes = nullptr;
-  int32_t* low_half_sums = nullptr;
-  int32_t* low_sums = nullptr;
+  int32_t* low_minus_half_sums = nullptr;
+  int32_t* low_minus_sums = nullptr;
 };
 
 enum class Rope : uint8_t {

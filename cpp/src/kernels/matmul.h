@@ -1,6 +1,10 @@
 // Matrix products over panels (numerics.md, "Matrix products"): per row and block c = exact integer
 // dot, s = fl(w_scale * d), acc = fma(float(c), s, acc); a format with an offset then does acc =
 // fma(offset, fl(d * sum), acc). Blocks in the order of K, one accumulator a row.
+//
+// A panel is unpacked block by block, once for a tile of tokens; the tile's accumulators stay in
+// the first-level cache. The dots of different tokens are independent, so that the processor
+// overlaps them.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -11,14 +15,19 @@ namespace smallmind::kernel {
 // How far ahead of its use a panel is fetched from memory by the first tile of tokens.
 inline constexpr size_t kPrefetchBytes = 5120;
 
-// Fetches the next stretch of a panel stream, in proportion to the progress through it.
+// Fetches a stretch of memory at an even pace. (Functions that more than one instruction set could
+// emit name theirs, see quant/panel.h.)
 template <class S>
-inline void prefetch_stream(const std::byte* panel, size_t panel_bytes, size_t n_steps,
-                            size_t step) {
-  const size_t from = panel_bytes * step / n_steps, to = panel_bytes * (step + 1) / n_steps;
-  for (size_t line = from & ~size_t{63}; line < to; line += 64)
-    __builtin_prefetch(panel + kPrefetchBytes + line, 0, 3);
-}
+struct Prefetcher {
+  const std::byte* at;
+  const std::byte* end;
+
+  explicit Prefetcher(const std::byte* panel)
+      : at(panel + kPrefetchBytes), end(panel + kPrefetchBytes) {}
+  void advance(size_t n_bytes) {
+    for (end += n_bytes; at < end; at += 64) __builtin_prefetch(at, 0, 3);
+  }
+};
 
 // Adds groups [kFirst, kLast) of a block to a dot.
 template <class S, class F, size_t kFirst, size_t kLast>
@@ -35,115 +44,143 @@ template <class S, class F>
 inline constexpr int kOffsetLog2 = F::kSigned&& S::kUnsignedDot ? 7 : F::kZeroPointLog2;
 
 template <class S, class F>
-inline typename S::Dot start_dot(const int32_t* sum) {
+inline typename S::Dot start_dot(const int32_t* minus_sum) {
   if constexpr (kOffsetLog2<S, F> >= 0)
-    return S::template dot_start_offset<kOffsetLog2<S, F>>(sum);
+    return S::template dot_start_offset<kOffsetLog2<S, F>>(minus_sum);
   else
     return S::dot_start();
 }
 
-// The dot of groups [kFirst, kLast) with one block of inputs; sums point at the input codes' sums
-// of the same columns.
+// The dot of groups [kFirst, kLast) with block `at` of the inputs; minus_sum and low_minus_sum are
+// of the input codes of the same columns.
 template <class S, class F, bool kFine, size_t kFirst, size_t kLast>
 inline typename S::Row block_dot(const quant::Codes<S>& codes, const Activations& a, size_t at,
-                                 const int32_t* sum, const int32_t* low_sum) {
-  auto dot = start_dot<S, F>(sum);
+                                 const int32_t* minus_sum, const int32_t* low_minus_sum) {
+  auto dot = start_dot<S, F>(minus_sum);
   dot_groups<S, F, kFirst, kLast>(dot, codes, a.codes + at * quant::kBlockColumns);
   if constexpr (kFine) {
-    auto low = start_dot<S, F>(low_sum);
+    auto low = start_dot<S, F>(low_minus_sum);
     dot_groups<S, F, kFirst, kLast>(low, codes, a.low_codes + at * quant::kBlockColumns);
     dot = S::dot_planes(dot, low);
   }
   return S::dot_to_row(dot);
 }
 
-// One strip of rows times kTokens tokens.
-template <class S, class F, bool kFine, size_t kTokens, bool kPrefetch>
-inline void integer_tile(const std::byte* panel, size_t panel_bytes, size_t row,
-                         const Activations& a, size_t token, typename S::Row (&acc)[kTokens]) {
-  const size_t n_blocks = a.n_columns / quant::kBlockColumns;
-  for (auto& lane : acc) lane = S::row_set1(0.0f);
-  for (size_t b = 0; b < n_blocks; ++b) {
-    if constexpr (kPrefetch) prefetch_stream<S>(panel, panel_bytes, n_blocks, b);
-    quant::Codes<S> codes;
-    F::template codes<S>(panel, n_blocks, b, row, codes);
+// One block of a strip of rows, unpacked.
+template <class S, class F>
+struct WeightBlock {
+  quant::Codes<S> codes;
+  typename S::Row scale[F::kScalesPerBlock];
+  typename S::Row offset;
+
+  WeightBlock(const std::byte* chunk, size_t n_blocks, size_t b, size_t row) {
+    F::template codes<S>(chunk, n_blocks, b, row, codes);
     if constexpr (F::kSigned && S::kUnsignedDot)
       for (auto& group : codes.group) group = S::flip_sign_bits(group);
-    const auto scale = F::template scale<S>(panel, n_blocks, b, 0, row);
-    for (size_t t = 0; t < kTokens; ++t) {
-      const size_t at = (token + t) * n_blocks + b;
-      const auto d = S::row_set1(a.scales[at]);
-      if constexpr (F::kScalesPerBlock == 1) {
-        const auto c = block_dot<S, F, kFine, 0, 8>(codes, a, at, a.sums + at, a.low_sums + at);
-        acc[t] = S::fma(c, S::mul(scale, d), acc[t]);
-      } else {
-        const auto scale_high = F::template scale<S>(panel, n_blocks, b, 1, row);
-        const auto low = block_dot<S, F, kFine, 0, 4>(codes, a, at, a.half_sums + 2 * at,
-                                                      a.low_half_sums + 2 * at);
-        const auto high = block_dot<S, F, kFine, 4, 8>(codes, a, at, a.half_sums + 2 * at + 1,
-                                                       a.low_half_sums + 2 * at + 1);
-        acc[t] = S::fma(low, S::mul(scale, d), acc[t]);
-        acc[t] = S::fma(high, S::mul(scale_high, d), acc[t]);
-      }
-      if constexpr (F::kHasMin) {
-        const auto offset = F::template offset<S>(panel, n_blocks, b, row);
-        acc[t] = S::fma(offset, S::row_set1(a.scaled_sums[at]), acc[t]);
-      }
+    for (int i = 0; i < F::kScalesPerBlock; ++i)
+      scale[i] = F::template scale<S>(chunk, n_blocks, b, i, row);
+    if constexpr (F::kHasMin) offset = F::template offset<S>(chunk, n_blocks, b, row);
+  }
+};
+
+// acc + the product of a block with block `at` of the inputs.
+template <class S, class F, bool kFine>
+inline typename S::Row add_block(const WeightBlock<S, F>& w, const Activations& a, size_t at,
+                                 typename S::Row acc) {
+  const auto d = S::row_set1(a.scales[at]);
+  if constexpr (F::kScalesPerBlock == 1) {
+    const auto c =
+        block_dot<S, F, kFine, 0, 8>(w.codes, a, at, a.minus_sums + at, a.low_minus_sums + at);
+    acc = S::fma(c, S::mul(w.scale[0], d), acc);
+  } else {
+    const int32_t* sums = a.minus_half_sums + 2 * at;
+    const int32_t* low_sums = a.low_minus_half_sums + 2 * at;
+    const auto first = block_dot<S, F, kFine, 0, 4>(w.codes, a, at, sums, low_sums);
+    const auto second = block_dot<S, F, kFine, 4, 8>(w.codes, a, at, sums + 1, low_sums + 1);
+    acc = S::fma(first, S::mul(w.scale[0], d), acc);
+    acc = S::fma(second, S::mul(w.scale[1], d), acc);
+  }
+  if constexpr (F::kHasMin) acc = S::fma(w.offset, S::row_set1(a.scaled_sums[at]), acc);
+  return acc;
+}
+
+// One strip of rows times n_tokens tokens.
+template <class S, class F, bool kFine, bool kPrefetch>
+inline void integer_tile(const std::byte* panel, size_t row, const Activations& a, size_t token,
+                         size_t n_tokens, typename S::Row* acc) {
+  const size_t n_blocks = a.n_columns / quant::kBlockColumns;
+  constexpr size_t kStride = quant::chunk_stride<F>();
+  Prefetcher<S> ahead(panel);
+  for (size_t first = 0; first < n_blocks; first += quant::kChunkUnits, panel += kStride) {
+    const size_t left = n_blocks - first;
+    const size_t n = left < quant::kChunkUnits ? left : quant::kChunkUnits;
+    for (size_t b = 0; b < n; ++b) {
+      if constexpr (kPrefetch) ahead.advance(kStride / quant::kChunkUnits);
+      const WeightBlock<S, F> block(panel, n, b, row);
+      for (size_t t = 0; t < n_tokens; ++t)
+        acc[t] = add_block<S, F, kFine>(block, a, (token + t) * n_blocks + first + b, acc[t]);
     }
   }
 }
 
-template <class S, class F, size_t kTokens, bool kPrefetch>
-inline void float_tile(const std::byte* panel, size_t panel_bytes, size_t row, const Activations& a,
-                       size_t token, typename S::Row (&acc)[kTokens]) {
-  for (auto& lane : acc) lane = S::row_set1(0.0f);
+template <class S, class F, bool kPrefetch>
+inline void float_tile(const std::byte* panel, size_t row, const Activations& a, size_t token,
+                       size_t n_tokens, typename S::Row* acc) {
   const float* x = a.values + token * a.n_columns;
+  Prefetcher<S> ahead(panel);
   for (size_t c = 0; c < a.n_columns; ++c) {
-    if constexpr (kPrefetch) prefetch_stream<S>(panel, panel_bytes, a.n_columns, c);
+    if constexpr (kPrefetch) ahead.advance(F::chunk_bytes(1));
     const auto w = F::template weights<S>(panel, c, row);
-    for (size_t t = 0; t < kTokens; ++t)
+    for (size_t t = 0; t < n_tokens; ++t)
       acc[t] = S::fma(w, S::row_set1(x[t * a.n_columns + c]), acc[t]);
   }
 }
 
-template <class S, class F, bool kFine, size_t kTokens, bool kPrefetch>
-void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token, float* out,
-                size_t out_stride) {
+// The first n rows of a strip.
+template <class S>
+inline void store_rows(float* to, typename S::Row x, size_t n) {
+  if (n >= S::kRows) return S::store_row(to, x);
+  float rows[S::kRows];
+  S::store_row(rows, x);
+  for (size_t r = 0; r < n; ++r) to[r] = rows[r];
+}
+
+// One panel times tokens [token, token + n_tokens), at most S::kMaxTile.
+template <class S, class F, bool kFine, bool kPrefetch>
+void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token,
+                size_t n_tokens, float* out, size_t out_stride) {
   const std::byte* bytes = w.panels + panel * w.panel_bytes;
   for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
     const size_t first = panel * quant::kPanelRows + row;
     if (first >= w.n_rows) return;
-    typename S::Row acc[kTokens];
-    if constexpr (F::kInteger)
-      integer_tile<S, F, kFine, kTokens, kPrefetch>(bytes, w.panel_bytes, row, a, token, acc);
-    else
-      float_tile<S, F, kTokens, kPrefetch>(bytes, w.panel_bytes, row, a, token, acc);
-    for (size_t t = 0; t < kTokens; ++t) {
-      float* to = out + (token + t) * out_stride + first;
-      if (first + S::kRows <= w.n_rows) {
-        S::store_row(to, acc[t]);
-      } else {
-        float rows[S::kRows];
-        S::store_row(rows, acc[t]);
-        for (size_t r = 0; first + r < w.n_rows; ++r) to[r] = rows[r];
-      }
+    typename S::Row acc[S::kMaxTile];
+    for (size_t t = 0; t < n_tokens; ++t) {
+      acc[t] = S::row_set1(0.0f);
+      // Tokens' results lie far apart; fetched now, they are there when they are written.
+      __builtin_prefetch(out + (token + t) * out_stride + first, 1);
     }
+    if constexpr (F::kInteger)
+      integer_tile<S, F, kFine, kPrefetch>(bytes, row, a, token, n_tokens, acc);
+    else
+      float_tile<S, F, kPrefetch>(bytes, row, a, token, n_tokens, acc);
+    for (size_t t = 0; t < n_tokens; ++t)
+      store_rows<S>(out + (token + t) * out_stride + first, acc[t], w.n_rows - first);
   }
 }
 
-// Tiles of kTokens while they fit, then smaller ones.
-template <class S, class F, bool kFine, size_t kTokens>
-void panel_tokens(const PackedMatrix& w, size_t panel, const Activations& a, size_t token,
-                  size_t n_tokens, float* out, size_t out_stride) {
-  for (; token + kTokens <= n_tokens; token += kTokens) {
+// All tokens in as few tiles as may be, of nearly equal size.
+template <class S, class F, bool kFine>
+void panel_tokens(const PackedMatrix& w, size_t panel, const Activations& a, size_t n_tokens,
+                  float* out, size_t out_stride) {
+  size_t n_tiles = (n_tokens + S::kMaxTile - 1) / S::kMaxTile;
+  for (size_t token = 0; n_tiles > 0; --n_tiles) {
+    const size_t n = (n_tokens - token + n_tiles - 1) / n_tiles;
     if (token == 0)
-      panel_tile<S, F, kFine, kTokens, true>(w, panel, a, token, out, out_stride);
+      panel_tile<S, F, kFine, true>(w, panel, a, token, n, out, out_stride);
     else
-      panel_tile<S, F, kFine, kTokens, false>(w, panel, a, token, out, out_stride);
+      panel_tile<S, F, kFine, false>(w, panel, a, token, n, out, out_stride);
+    token += n;
   }
-  if constexpr (kTokens > 1)
-    if (token < n_tokens)
-      panel_tokens<S, F, kFine, kTokens / 2>(w, panel, a, token, n_tokens, out, out_stride);
 }
 
 template <class S>
@@ -152,9 +189,9 @@ void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Ac
   quant::Formats::visit(w.type, [&]<class F>() {
     for (size_t p = first_panel; p < first_panel + n_panels; ++p) {
       if (F::kInteger && a.low_codes != nullptr)
-        panel_tokens<S, F, F::kInteger, S::kMaxTile>(w, p, a, 0, n_tokens, out, out_stride);
+        panel_tokens<S, F, F::kInteger>(w, p, a, n_tokens, out, out_stride);
       else
-        panel_tokens<S, F, false, S::kMaxTile>(w, p, a, 0, n_tokens, out, out_stride);
+        panel_tokens<S, F, false>(w, p, a, n_tokens, out, out_stride);
     }
   });
 }

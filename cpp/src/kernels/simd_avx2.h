@@ -50,10 +50,8 @@ struct Avx2 {
 
   static Dot dot_start() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   template <int kShift>
-  static Dot dot_start_offset(const int32_t* sum) {
-    return {_mm256_sub_epi32(_mm256_setzero_si256(),
-                             _mm256_slli_epi32(_mm256_set1_epi32(*sum), kShift)),
-            _mm256_setzero_si256()};
+  static Dot dot_start_offset(const int32_t* minus_sum) {
+    return {_mm256_slli_epi32(_mm256_set1_epi32(*minus_sum), kShift), _mm256_setzero_si256()};
   }
   // Groups whose 16-bit pair sums fit together: 15 * 127 * 2 * 8, 31 * 127 * 2 * 4, 63 * 127 * 2 *
   // 2 and 128 * 127 * 2 are below 32,768.
@@ -179,6 +177,16 @@ struct Avx2 {
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+    return _mm_cvtsi128_si32(four);
+  }
+  static Ints max_ints(Ints a, Ints b) {
+    return {_mm256_max_epi32(a.low, b.low), _mm256_max_epi32(a.high, b.high)};
+  }
+  static int32_t max_lane(Ints x) {
+    const __m256i eight = _mm256_max_epi32(x.low, x.high);
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
     return _mm_cvtsi128_si32(four);
   }
 

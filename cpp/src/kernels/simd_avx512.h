@@ -11,7 +11,7 @@ namespace smallmind::simd {
 
 struct Avx512 {
   static constexpr size_t kRows = 16;
-  static constexpr size_t kMaxTile = 16;  // tokens a matmul tile
+  static constexpr size_t kMaxTile = 32;  // tokens a matmul tile
   static constexpr size_t kAttentionQueries = 4;
   static constexpr bool kUnsignedDot =
       true;  // codes enter dots as unsigned bytes: signed ones are offset by 128
@@ -43,11 +43,10 @@ struct Avx512 {
   // Dots of codes with 4 signed bytes of one token. kBits and kSigned as the format's; kStep counts
   // the groups added so far.
   static Dot dot_start() { return _mm512_setzero_si512(); }
-  // minus (sum << kShift)
+  // minus_sum << kShift
   template <int kShift>
-  static Dot dot_start_offset(const int32_t* sum) {
-    return _mm512_sub_epi32(_mm512_setzero_si512(),
-                            _mm512_slli_epi32(_mm512_set1_epi32(*sum), kShift));
+  static Dot dot_start_offset(const int32_t* minus_sum) {
+    return _mm512_slli_epi32(_mm512_set1_epi32(*minus_sum), kShift);
   }
   template <int kBits, bool kSigned, int kStep>
   static void dot_add(Dot& dot, Bytes codes, const int8_t* inputs) {
@@ -124,6 +123,8 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
   }
   static int32_t sum_ints(Ints x) { return _mm512_reduce_add_epi32(x); }
+  static Ints max_ints(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+  static int32_t max_lane(Ints x) { return _mm512_reduce_max_epi32(x); }
 
   // 32 bfloat16: the even ones and the odd ones, as floats.
   static Vec load_even_bf16(const std::byte* p) {

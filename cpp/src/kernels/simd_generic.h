@@ -49,8 +49,8 @@ struct Generic {
 
   static Dot dot_start() { return Dot{}; }
   template <int kShift>
-  static Dot dot_start_offset(const int32_t* sum) {
-    return ints_set1(-(*sum * (1 << kShift)));
+  static Dot dot_start_offset(const int32_t* minus_sum) {
+    return ints_set1(*minus_sum * (1 << kShift));
   }
   // Products of a code and an input fit 16 bits, and so does the sum of two: 2 * 128 * 127 <
   // 32,768.
@@ -147,6 +147,15 @@ struct Generic {
     int32_t sum = 0;
     for (int i = 0; i < 16; ++i) sum += x[i];
     return sum;
+  }
+  static Ints max_ints(const Ints& a, const Ints& b) {
+    const Ints mask = a > b;
+    return (a & mask) | (b & ~mask);
+  }
+  static int32_t max_lane(const Ints& x) {
+    int32_t most = x[0];
+    for (int i = 1; i < 16; ++i) most = x[i] > most ? x[i] : most;
+    return most;
   }
 
   static Vec load_even_bf16(const std::byte* p) { return (Vec)(load_any<Unsigned>(p) << 16); }

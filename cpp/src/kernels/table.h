@@ -3,6 +3,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
+#include "kernels/quantize.h"
 #include "kernels/rows.h"
 
 namespace smallmind::kernel {

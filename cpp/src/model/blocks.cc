@@ -83,10 +83,10 @@ ActivationRows::ActivationRows(size_t n_tokens, size_t n_columns)
       codes_(n_tokens * n_columns),
       scales_(n_tokens * (n_columns / 32 + 1)),
       scaled_sums_(n_tokens * (n_columns / 32 + 1)),
-      half_sums_(n_tokens * 2 * (n_columns / 32 + 1)),
-      sums_(n_tokens * (n_columns / 32 + 1)),
-      view_{values_.data(),    codes_.data(), scales_.data(), scaled_sums_.data(),
-            half_sums_.data(), sums_.data(),  n_columns} {}
+      minus_half_sums_(n_tokens * 2 * (n_columns / 32 + 1)),
+      minus_sums_(n_tokens * (n_columns / 32 + 1)),
+      view_{values_.data(),          codes_.data(),      scales_.data(), scaled_sums_.data(),
+            minus_half_sums_.data(), minus_sums_.data(), n_columns} {}
 
 ActivationRows::ActivationRows(size_t n_tokens, const ActivationRows& values)
     : ActivationRows(n_tokens, values.view_.n_columns) {
@@ -94,11 +94,11 @@ ActivationRows::ActivationRows(size_t n_tokens, const ActivationRows& values)
   view_.values = values.view_.values;
   const size_t n_columns = view_.n_columns, n_blocks = n_tokens * (n_columns / 32 + 1);
   low_codes_ = AlignedBuffer<int8_t>(n_tokens * n_columns);
-  low_half_sums_ = AlignedBuffer<int32_t>(2 * n_blocks);
-  low_sums_ = AlignedBuffer<int32_t>(n_blocks);
+  low_minus_half_sums_ = AlignedBuffer<int32_t>(2 * n_blocks);
+  low_minus_sums_ = AlignedBuffer<int32_t>(n_blocks);
   view_.low_codes = low_codes_.data();
-  view_.low_half_sums = low_half_sums_.data();
-  view_.low_sums = low_sums_.data();
+  view_.low_minus_half_sums = low_minus_half_sums_.data();
+  view_.low_minus_sums = low_minus_sums_.data();
 }
 
 DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w)

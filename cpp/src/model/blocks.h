@@ -31,11 +31,11 @@ class ActivationRows {
   AlignedBuffer<int8_t> codes_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<float> scaled_sums_;
-  AlignedBuffer<int32_t> half_sums_;
-  AlignedBuffer<int32_t> sums_;
+  AlignedBuffer<int32_t> minus_half_sums_;
+  AlignedBuffer<int32_t> minus_sums_;
   AlignedBuffer<int8_t> low_codes_;
-  AlignedBuffer<int32_t> low_half_sums_;
-  AlignedBuffer<int32_t> low_sums_;
+  AlignedBuffer<int32_t> low_minus_half_sums_;
+  AlignedBuffer<int32_t> low_minus_sums_;
   Activations view_;
 };
 

@@ -17,21 +17,21 @@ struct F16 {
 
   static void dequantize(const Block& block, float* out) { *out = half_to_float(block); }
 
-  // Panel: [column][16 rows].
-  static constexpr size_t panel_bytes(size_t n_columns) {
+  // Chunk: [column][16 rows].
+  static constexpr size_t chunk_bytes(size_t n_columns) {
     return n_columns * kPanelRows * sizeof(Block);
   }
 
-  static void pack(const Block& block, size_t column, size_t row, size_t, std::byte* panel) {
-    store_as(panel + (column * kPanelRows + row) * sizeof(Block), block);
+  static void pack(const Block& block, size_t column, size_t row, size_t, std::byte* chunk) {
+    store_as(chunk + (column * kPanelRows + row) * sizeof(Block), block);
   }
-  static void unpack(const std::byte* panel, size_t column, size_t row, size_t, Block& block) {
-    block = load_as<Block>(panel + (column * kPanelRows + row) * sizeof(Block));
+  static void unpack(const std::byte* chunk, size_t column, size_t row, size_t, Block& block) {
+    block = load_as<Block>(chunk + (column * kPanelRows + row) * sizeof(Block));
   }
 
   template <class S>
-  static typename S::Row weights(const std::byte* panel, size_t column, size_t row) {
-    return S::load_half(panel + (column * kPanelRows + row) * sizeof(Block));
+  static typename S::Row weights(const std::byte* chunk, size_t column, size_t row) {
+    return S::load_half(chunk + (column * kPanelRows + row) * sizeof(Block));
   }
 };
 

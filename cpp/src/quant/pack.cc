@@ -1,5 +1,6 @@
 #include "quant/pack.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "quant/formats.h"
@@ -7,21 +8,32 @@
 namespace smallmind::quant {
 namespace {
 
-// The unit in which a format counts its panel: blocks of 32 columns, or columns for float formats.
+// Where a file block stands in a panel: its chunk, how many units that has, and which of the
+// chunk's file blocks it is.
 template <class F>
-size_t panel_units(size_t n_columns) {
-  return F::kInteger ? n_columns / kBlockColumns : n_columns;
-}
+struct Place {
+  size_t chunk_at;
+  size_t n_units;
+  size_t i_block;
+
+  Place(size_t file_block, size_t n_columns) {
+    constexpr size_t kChunkColumns = kChunkUnits * unit_columns<F>();
+    const size_t column = file_block * F::kFileBlock, chunk = column / kChunkColumns;
+    chunk_at = chunk * chunk_stride<F>();
+    n_units = std::min(kChunkColumns, n_columns - chunk * kChunkColumns) / unit_columns<F>();
+    i_block = column % kChunkColumns / F::kFileBlock;
+  }
+};
 
 template <class F>
 void pack_rows(const std::byte* rows, size_t n_rows, size_t n_columns, std::byte* panel) {
   const size_t n_blocks = n_columns / F::kFileBlock;
-  const size_t n_units = panel_units<F>(n_columns);
   for (size_t row = 0; row < n_rows; ++row) {
     for (size_t b = 0; b < n_blocks; ++b) {
       typename F::Block block;
       std::memcpy(&block, rows + (row * n_blocks + b) * sizeof block, sizeof block);
-      F::pack(block, b, row, n_units, panel);
+      const Place<F> place(b, n_columns);
+      F::pack(block, place.i_block, row, place.n_units, panel + place.chunk_at);
     }
   }
 }
@@ -43,7 +55,10 @@ size_t row_bytes(gguf::TensorType type, size_t n_columns) {
 
 size_t panel_bytes(gguf::TensorType type, size_t n_columns) {
   size_t bytes = 0;
-  Formats::visit(type, [&]<class F>() { bytes = F::panel_bytes(panel_units<F>(n_columns)); });
+  Formats::visit(type, [&]<class F>() {
+    const size_t n_units = n_columns / unit_columns<F>();
+    bytes = n_units / kChunkUnits * chunk_stride<F>() + F::chunk_bytes(n_units % kChunkUnits);
+  });
   return (bytes + kPanelAlignment - 1) / kPanelAlignment * kPanelAlignment;
 }
 
@@ -67,7 +82,8 @@ void dequantize_row(gguf::TensorType type, const std::byte* panel, size_t row, s
   Formats::visit(type, [&]<class F>() {
     for (size_t b = 0; b < n_columns / F::kFileBlock; ++b) {
       typename F::Block block;
-      F::unpack(panel, b, row, panel_units<F>(n_columns), block);
+      const Place<F> place(b, n_columns);
+      F::unpack(panel + place.chunk_at, place.i_block, row, place.n_units, block);
       F::dequantize(block, out + b * F::kFileBlock);
     }
   });

@@ -1,11 +1,14 @@
 // The layout in which weights are computed with, shared by all formats.
 //
 // A matrix of n_rows x n_columns is cut into panels of 16 rows; missing rows of the last panel are
-// zero. A panel of an integer format is a sequence of blocks of 32 columns. The codes of a block
-// come as 8 groups of 4 columns; a group is 64 bytes, byte 4 * row + k belongs to column 4 * group
-// + k, so that one 64-byte load feeds a 4-way dot product for all 16 rows. Formats of fewer bits
-// pack two groups into one 64-byte line by nibbles (group l low, group l + 4 high) and hold their
-// scales in regions of their own behind the codes. A panel of a float format is [column][16 rows].
+// zero. A panel of an integer format is a sequence of blocks of 32 columns, of a float format one
+// of columns. 8 of them are a chunk, the last chunk may be shorter: within a chunk a format has
+// regions of its own for codes and for scales, and the whole is read from memory as one stream,
+// front to back. The codes of a block come as 8 groups of 4 columns; a group is 64 bytes, byte 4 *
+// row + k belongs to column 4 * group + k, so that one 64-byte load feeds a 4-way dot product for
+// all 16 rows. Formats of fewer bits pack two groups into one 64-byte line by nibbles (group l low,
+// group l
+// + 4 high). A chunk of a float format is [column][16 rows].
 #pragma once
 
 #include <cstddef>
@@ -21,6 +24,20 @@ inline constexpr size_t kBlockColumns = 32;
 inline constexpr size_t kGroups = 8;
 inline constexpr size_t kGroupBytes = 64;
 inline constexpr size_t kPanelAlignment = 64;
+inline constexpr size_t kChunkUnits = 8;  // blocks, or columns of a float format
+
+// A format's unit in columns. (Internal linkage: a shared copy compiled for one instruction set
+// must not serve another.)
+template <class F>
+static inline constexpr size_t unit_columns() {
+  return F::kInteger ? kBlockColumns : 1;
+}
+
+// The distance of whole chunks. A shorter chunk at the end of a panel has its own F::chunk_bytes.
+template <class F>
+static inline constexpr size_t chunk_stride() {
+  return (F::chunk_bytes(kChunkUnits) + kPanelAlignment - 1) & ~(kPanelAlignment - 1);
+}
 
 // The codes of one block of 32 columns for the rows of one strip (S::kRows of the panel's 16 rows).
 template <class S>
@@ -40,7 +57,6 @@ void store_as(std::byte* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 
-// (Internal linkage: a shared copy compiled for one instruction set must not serve another.)
 // The first byte of group `group`'s line for rows from `row` on, within a block's codes.
 static inline constexpr size_t group_offset(size_t group, size_t row) {
   return group * kGroupBytes + row * 4;

@@ -35,39 +35,39 @@ struct Q4_1 {
     }
   }
 
-  // Panel: [codes: n x 256][d and m: n x (16 + 16) binary16].
-  static constexpr size_t panel_bytes(size_t n_blocks) { return n_blocks * 320; }
+  // Chunk: [codes: n x 256][d and m: n x (16 + 16) binary16].
+  static constexpr size_t chunk_bytes(size_t n_blocks) { return n_blocks * 320; }
 
   static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
-                   std::byte* panel) {
+                   std::byte* chunk) {
     for (size_t l = 0; l < 4; ++l)
-      std::memcpy(panel + i_block * 256 + group_offset(l, row), block.codes + 4 * l, 4);
-    store_as(panel + n_blocks * 256 + i_block * 64 + row * 2, block.d);
-    store_as(panel + n_blocks * 256 + i_block * 64 + 32 + row * 2, block.m);
+      std::memcpy(chunk + i_block * 256 + group_offset(l, row), block.codes + 4 * l, 4);
+    store_as(chunk + n_blocks * 256 + i_block * 64 + row * 2, block.d);
+    store_as(chunk + n_blocks * 256 + i_block * 64 + 32 + row * 2, block.m);
   }
 
-  static void unpack(const std::byte* panel, size_t i_block, size_t row, size_t n_blocks,
+  static void unpack(const std::byte* chunk, size_t i_block, size_t row, size_t n_blocks,
                      Block& block) {
     for (size_t l = 0; l < 4; ++l)
-      std::memcpy(block.codes + 4 * l, panel + i_block * 256 + group_offset(l, row), 4);
-    block.d = load_as<uint16_t>(panel + n_blocks * 256 + i_block * 64 + row * 2);
-    block.m = load_as<uint16_t>(panel + n_blocks * 256 + i_block * 64 + 32 + row * 2);
+      std::memcpy(block.codes + 4 * l, chunk + i_block * 256 + group_offset(l, row), 4);
+    block.d = load_as<uint16_t>(chunk + n_blocks * 256 + i_block * 64 + row * 2);
+    block.m = load_as<uint16_t>(chunk + n_blocks * 256 + i_block * 64 + 32 + row * 2);
   }
 
   template <class S>
-  static void codes(const std::byte* panel, size_t, size_t i_block, size_t row, Codes<S>& out) {
-    unpack_nibbles<S>(panel + i_block * 256, row, out);
+  static void codes(const std::byte* chunk, size_t, size_t i_block, size_t row, Codes<S>& out) {
+    unpack_nibbles<S>(chunk + i_block * 256, row, out);
   }
   template <class S>
-  static typename S::Row scale(const std::byte* panel, size_t n_blocks, size_t i_block, int,
+  static typename S::Row scale(const std::byte* chunk, size_t n_blocks, size_t i_block, int,
                                size_t row) {
-    return S::load_half(panel + n_blocks * 256 + i_block * 64 + row * 2);
+    return S::load_half(chunk + n_blocks * 256 + i_block * 64 + row * 2);
   }
   // What is added for each unit of the inputs' sum.
   template <class S>
-  static typename S::Row offset(const std::byte* panel, size_t n_blocks, size_t i_block,
+  static typename S::Row offset(const std::byte* chunk, size_t n_blocks, size_t i_block,
                                 size_t row) {
-    return S::load_half(panel + n_blocks * 256 + i_block * 64 + 32 + row * 2);
+    return S::load_half(chunk + n_blocks * 256 + i_block * 64 + 32 + row * 2);
   }
 };
 

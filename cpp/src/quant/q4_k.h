@@ -50,45 +50,45 @@ struct Q4_K {
     }
   }
 
-  // Panel: [codes: n x 256][scales and mins: n x (16 + 16) bytes][d and dmin: n / 8 x (16 + 16)
+  // Chunk: [codes: n x 256][scales and mins: n x (16 + 16) bytes][d and dmin: n / 8 x (16 + 16)
   // binary16]. The 6-bit numbers take a byte each: 4.625 bits a weight against the file's 4.5, for
   // a load without shifts.
-  static constexpr size_t panel_bytes(size_t n_blocks) {
+  static constexpr size_t chunk_bytes(size_t n_blocks) {
     return n_blocks * 288 + n_blocks / 8 * 64;
   }
 
   static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
-                   std::byte* panel) {
-    std::byte* header = panel + n_blocks * 288 + i_block * 64 + row * 2;
+                   std::byte* chunk) {
+    std::byte* header = chunk + n_blocks * 288 + i_block * 64 + row * 2;
     store_as(header, block.d);
     store_as(header + 32, block.dmin);
     for (size_t j = 0; j < 8; ++j) {
       const size_t b = i_block * 8 + j;
-      std::byte* scales = panel + n_blocks * 256 + b * 32 + row;
+      std::byte* scales = chunk + n_blocks * 256 + b * 32 + row;
       store_as(scales, scale_of(block, j));
       store_as(scales + 16, min_of(block, j));
       const auto* codes = reinterpret_cast<const std::byte*>(block.codes + j / 2 * 32);
       for (size_t l = 0; l < 4; ++l) {
         const uint32_t low = load_as<uint32_t>(codes + 4 * l) >> (j % 2 * 4) & 0x0f0f0f0fu;
         const uint32_t high = load_as<uint32_t>(codes + 16 + 4 * l) >> (j % 2 * 4) & 0x0f0f0f0fu;
-        store_as(panel + b * 256 + group_offset(l, row), low | high << 4);
+        store_as(chunk + b * 256 + group_offset(l, row), low | high << 4);
       }
     }
   }
 
-  static void unpack(const std::byte* panel, size_t i_block, size_t row, size_t n_blocks,
+  static void unpack(const std::byte* chunk, size_t i_block, size_t row, size_t n_blocks,
                      Block& block) {
-    const std::byte* header = panel + n_blocks * 288 + i_block * 64 + row * 2;
+    const std::byte* header = chunk + n_blocks * 288 + i_block * 64 + row * 2;
     block.d = load_as<uint16_t>(header);
     block.dmin = load_as<uint16_t>(header + 32);
     std::memset(block.scales, 0, sizeof block.scales);
     std::memset(block.codes, 0, sizeof block.codes);
     for (size_t j = 0; j < 8; ++j) {
       const size_t b = i_block * 8 + j;
-      const std::byte* scales = panel + n_blocks * 256 + b * 32 + row;
+      const std::byte* scales = chunk + n_blocks * 256 + b * 32 + row;
       set_scale_and_min(block, j, load_as<uint8_t>(scales), load_as<uint8_t>(scales + 16));
       for (size_t l = 0; l < 4; ++l) {
-        const auto word = load_as<uint32_t>(panel + b * 256 + group_offset(l, row));
+        const auto word = load_as<uint32_t>(chunk + b * 256 + group_offset(l, row));
         for (size_t k = 0; k < 4; ++k) {
           uint8_t* codes = block.codes + j / 2 * 32 + 4 * l + k;
           codes[0] = static_cast<uint8_t>(codes[0] | (word >> (8 * k) & 15) << (j % 2 * 4));
@@ -99,21 +99,21 @@ struct Q4_K {
   }
 
   template <class S>
-  static void codes(const std::byte* panel, size_t, size_t i_block, size_t row, Codes<S>& out) {
-    unpack_nibbles<S>(panel + i_block * 256, row, out);
+  static void codes(const std::byte* chunk, size_t, size_t i_block, size_t row, Codes<S>& out) {
+    unpack_nibbles<S>(chunk + i_block * 256, row, out);
   }
   template <class S>
-  static typename S::Row scale(const std::byte* panel, size_t n_blocks, size_t i_block, int,
+  static typename S::Row scale(const std::byte* chunk, size_t n_blocks, size_t i_block, int,
                                size_t row) {
-    const auto d = S::load_half(panel + n_blocks * 288 + i_block / 8 * 64 + row * 2);
-    return S::mul(d, S::load_u8(panel + n_blocks * 256 + i_block * 32 + row));
+    const auto d = S::load_half(chunk + n_blocks * 288 + i_block / 8 * 64 + row * 2);
+    return S::mul(d, S::load_u8(chunk + n_blocks * 256 + i_block * 32 + row));
   }
   // What is added for each unit of the inputs' sum: minus the min.
   template <class S>
-  static typename S::Row offset(const std::byte* panel, size_t n_blocks, size_t i_block,
+  static typename S::Row offset(const std::byte* chunk, size_t n_blocks, size_t i_block,
                                 size_t row) {
-    const auto dmin = S::load_half(panel + n_blocks * 288 + i_block / 8 * 64 + 32 + row * 2);
-    return S::negate(S::mul(dmin, S::load_u8(panel + n_blocks * 256 + i_block * 32 + 16 + row)));
+    const auto dmin = S::load_half(chunk + n_blocks * 288 + i_block / 8 * 64 + 32 + row * 2);
+    return S::negate(S::mul(dmin, S::load_u8(chunk + n_blocks * 256 + i_block * 32 + 16 + row)));
   }
 
  private:

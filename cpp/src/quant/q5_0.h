@@ -38,43 +38,43 @@ struct Q5_0 {
     }
   }
 
-  // Panel: [nibbles: n x 256][high bits: n x 64][d: n x 16 binary16].
-  static constexpr size_t panel_bytes(size_t n_blocks) { return n_blocks * 352; }
+  // Chunk: [nibbles: n x 256][high bits: n x 64][d: n x 16 binary16].
+  static constexpr size_t chunk_bytes(size_t n_blocks) { return n_blocks * 352; }
 
   static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
-                   std::byte* panel) {
+                   std::byte* chunk) {
     for (size_t l = 0; l < 4; ++l)
-      std::memcpy(panel + i_block * 256 + group_offset(l, row), block.codes + 4 * l, 4);
-    store_as(panel + n_blocks * 256 + i_block * 64 + row * 4,
+      std::memcpy(chunk + i_block * 256 + group_offset(l, row), block.codes + 4 * l, 4);
+    store_as(chunk + n_blocks * 256 + i_block * 64 + row * 4,
              transpose_bits(load_as<uint32_t>(reinterpret_cast<const std::byte*>(block.high))));
-    store_as(panel + n_blocks * 320 + i_block * 32 + row * 2, block.d);
+    store_as(chunk + n_blocks * 320 + i_block * 32 + row * 2, block.d);
   }
 
-  static void unpack(const std::byte* panel, size_t i_block, size_t row, size_t n_blocks,
+  static void unpack(const std::byte* chunk, size_t i_block, size_t row, size_t n_blocks,
                      Block& block) {
     for (size_t l = 0; l < 4; ++l)
-      std::memcpy(block.codes + 4 * l, panel + i_block * 256 + group_offset(l, row), 4);
+      std::memcpy(block.codes + 4 * l, chunk + i_block * 256 + group_offset(l, row), 4);
     const uint32_t high =
-        untranspose_bits(load_as<uint32_t>(panel + n_blocks * 256 + i_block * 64 + row * 4));
+        untranspose_bits(load_as<uint32_t>(chunk + n_blocks * 256 + i_block * 64 + row * 4));
     std::memcpy(block.high, &high, 4);
-    block.d = load_as<uint16_t>(panel + n_blocks * 320 + i_block * 32 + row * 2);
+    block.d = load_as<uint16_t>(chunk + n_blocks * 320 + i_block * 32 + row * 2);
   }
 
   template <class S>
-  static void codes(const std::byte* panel, size_t n_blocks, size_t i_block, size_t row,
+  static void codes(const std::byte* chunk, size_t n_blocks, size_t i_block, size_t row,
                     Codes<S>& out) {
-    unpack_nibbles<S>(panel + i_block * 256, row, out);
-    const auto high = S::load_bytes(panel + n_blocks * 256 + i_block * 64 + row * 4);
+    unpack_nibbles<S>(chunk + i_block * 256, row, out);
+    const auto high = S::load_bytes(chunk + n_blocks * 256 + i_block * 64 + row * 4);
     add_high_bit<S, 0>(out, high);
   }
   template <class S>
-  static typename S::Row scale(const std::byte* panel, size_t n_blocks, size_t i_block, int,
+  static typename S::Row scale(const std::byte* chunk, size_t n_blocks, size_t i_block, int,
                                size_t row) {
-    return S::load_half(panel + n_blocks * 320 + i_block * 32 + row * 2);
+    return S::load_half(chunk + n_blocks * 320 + i_block * 32 + row * 2);
   }
 
  private:
-  // Bit g of byte k of the panel's word is bit 4 g + k of the file's: byte k then serves column k
+  // Bit g of byte k of the chunk's word is bit 4 g + k of the file's: byte k then serves column k
   // of every group.
   static uint32_t transpose_bits(uint32_t word) {
     uint32_t out = 0;

@@ -30,32 +30,32 @@ struct Q8_0 {
     for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(block.codes[i]);
   }
 
-  // Panel: [codes: n x 512][d: n x 16 binary16].
-  static constexpr size_t panel_bytes(size_t n_blocks) { return n_blocks * 544; }
+  // Chunk: [codes: n x 512][d: n x 16 binary16].
+  static constexpr size_t chunk_bytes(size_t n_blocks) { return n_blocks * 544; }
 
   static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
-                   std::byte* panel) {
+                   std::byte* chunk) {
     for (size_t g = 0; g < kGroups; ++g)
-      std::memcpy(panel + i_block * 512 + group_offset(g, row), block.codes + 4 * g, 4);
-    store_as(panel + n_blocks * 512 + i_block * 32 + row * 2, block.d);
+      std::memcpy(chunk + i_block * 512 + group_offset(g, row), block.codes + 4 * g, 4);
+    store_as(chunk + n_blocks * 512 + i_block * 32 + row * 2, block.d);
   }
 
-  static void unpack(const std::byte* panel, size_t i_block, size_t row, size_t n_blocks,
+  static void unpack(const std::byte* chunk, size_t i_block, size_t row, size_t n_blocks,
                      Block& block) {
     for (size_t g = 0; g < kGroups; ++g)
-      std::memcpy(block.codes + 4 * g, panel + i_block * 512 + group_offset(g, row), 4);
-    block.d = load_as<uint16_t>(panel + n_blocks * 512 + i_block * 32 + row * 2);
+      std::memcpy(block.codes + 4 * g, chunk + i_block * 512 + group_offset(g, row), 4);
+    block.d = load_as<uint16_t>(chunk + n_blocks * 512 + i_block * 32 + row * 2);
   }
 
   template <class S>
-  static void codes(const std::byte* panel, size_t, size_t i_block, size_t row, Codes<S>& out) {
+  static void codes(const std::byte* chunk, size_t, size_t i_block, size_t row, Codes<S>& out) {
     for (size_t g = 0; g < kGroups; ++g)
-      out.group[g] = S::load_bytes(panel + i_block * 512 + group_offset(g, row));
+      out.group[g] = S::load_bytes(chunk + i_block * 512 + group_offset(g, row));
   }
   template <class S>
-  static typename S::Row scale(const std::byte* panel, size_t n_blocks, size_t i_block, int,
+  static typename S::Row scale(const std::byte* chunk, size_t n_blocks, size_t i_block, int,
                                size_t row) {
-    return S::load_half(panel + n_blocks * 512 + i_block * 32 + row * 2);
+    return S::load_half(chunk + n_blocks * 512 + i_block * 32 + row * 2);
   }
 };
 

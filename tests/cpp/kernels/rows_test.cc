@@ -62,8 +62,8 @@ TEST(RowsTest, QuantizesToNearestWithTheBlocksMaximum) {
         ASSERT_EQ(a.codes[b * 32 + i], want);
         sum += want;
       }
-      ASSERT_EQ(a.sums[b], sum);
-      ASSERT_EQ(a.half_sums[2 * b] + a.half_sums[2 * b + 1], sum);
+      ASSERT_EQ(a.minus_sums[b], -sum);
+      ASSERT_EQ(a.minus_half_sums[2 * b] + a.minus_half_sums[2 * b + 1], -sum);
       ASSERT_EQ(a.scaled_sums[b], a.scales[b] * static_cast<float>(sum));
     }
   }
@@ -85,8 +85,9 @@ TEST(RowsTest, QuantizesFinelyInTwoPlanes) {
     for (size_t b = 0; b < x.size() / 32; ++b) {
       int sum = 0;
       for (size_t i = 0; i < 32; ++i) sum += 128 * a.codes[b * 32 + i] + a.low_codes[b * 32 + i];
-      ASSERT_EQ(128 * a.sums[b] + a.low_sums[b], sum);
-      ASSERT_EQ(a.low_half_sums[2 * b] + a.low_half_sums[2 * b + 1], a.low_sums[b]);
+      ASSERT_EQ(128 * a.minus_sums[b] + a.low_minus_sums[b], -sum);
+      ASSERT_EQ(a.low_minus_half_sums[2 * b] + a.low_minus_half_sums[2 * b + 1],
+                a.low_minus_sums[b]);
       ASSERT_EQ(a.scaled_sums[b], a.scales[b] * static_cast<float>(sum));
     }
   }

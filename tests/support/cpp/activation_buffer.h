@@ -15,18 +15,18 @@ class ActivationBuffer {
         low_codes_(values_.size()),
         scales_(values_.size() / 32 + 1),
         scaled_sums_(scales_.size()),
-        half_sums_(2 * scales_.size()),
-        sums_(scales_.size()),
-        low_half_sums_(2 * scales_.size()),
-        low_sums_(scales_.size()),
+        minus_half_sums_(2 * scales_.size()),
+        minus_sums_(scales_.size()),
+        low_minus_half_sums_(2 * scales_.size()),
+        low_minus_sums_(scales_.size()),
         n_columns_(n_columns) {}
   Activations view(bool fine = false) {
-    Activations a{values_.data(),    codes_.data(), scales_.data(), scaled_sums_.data(),
-                  half_sums_.data(), sums_.data(),  n_columns_};
+    Activations a{values_.data(),          codes_.data(),      scales_.data(), scaled_sums_.data(),
+                  minus_half_sums_.data(), minus_sums_.data(), n_columns_};
     if (fine) {
       a.low_codes = low_codes_.data();
-      a.low_half_sums = low_half_sums_.data();
-      a.low_sums = low_sums_.data();
+      a.low_minus_half_sums = low_minus_half_sums_.data();
+      a.low_minus_sums = low_minus_sums_.data();
     }
     return a;
   }
@@ -35,7 +35,7 @@ class ActivationBuffer {
   std::vector<float> values_;
   std::vector<int8_t> codes_, low_codes_;
   std::vector<float> scales_, scaled_sums_;
-  std::vector<int32_t> half_sums_, sums_, low_half_sums_, low_sums_;
+  std::vector<int32_t> minus_half_sums_, minus_sums_, low_minus_half_sums_, low_minus_sums_;
   size_t n_columns_;
 };
 
