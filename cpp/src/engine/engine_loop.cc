@@ -30,8 +30,10 @@ EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang>
       slab_rows_(rows_of_a_slab(model_->n_vocab())),
       pool_(geometry, kv_limit),
       cache_(pool_, free_cache_bytes),
-      logits_(slab_rows_ * static_cast<size_t>(model_->n_vocab())),
-      scratch_(static_cast<size_t>(gang_->n_threads())) {
+      logits_(slab_rows_ * static_cast<size_t>(model_->n_vocab())) {
+  for (int worker = 0; worker < gang_->n_threads(); ++worker) {
+    scratch_.push_back({Candidates(static_cast<size_t>(model_->n_vocab()))});
+  }
   slices_.reserve(kMaxBatchSequences);
   batch_.reserve(kMaxBatchSequences);
   rows_.resize(kMaxBatchSequences);

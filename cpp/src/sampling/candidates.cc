@@ -36,6 +36,12 @@ double sum_of_exponentials(std::span<const float> logits, float max_logit, doubl
   return sum;
 }
 
+Candidates::Candidates(size_t n_vocab) {
+  ranked_.reserve(n_vocab);
+  block_max_.reserve(n_vocab / kMaxBlock + 1);
+  scratch_.reserve(n_vocab);
+}
+
 void Candidates::reset(std::span<const float> row) {
   row_ = row;
   n_kept_ = row.size();

@@ -28,6 +28,10 @@ double sum_of_exponentials(std::span<const float> logits, float max_logit, doubl
 // REQUIRES of the row: no NaN, no +infinity. -infinity is a banned token.
 class Candidates {
  public:
+  Candidates() = default;
+  // With room for rows of n_vocab: nothing is allocated later.
+  explicit Candidates(size_t n_vocab);
+
   // All tokens of the row are in the running.
   void reset(std::span<const float> row);
 

@@ -56,16 +56,21 @@ void require_choice(float best_logit) {
 
 }  // namespace
 
+// The window as far as it is worth reserving for.
+size_t Sampler::counted_tokens(const SamplingParams& params) {
+  constexpr int64_t kMostReserved = 1024;
+  return PenaltiesStep::is_on(params)
+             ? static_cast<size_t>(std::min(params.repeat_last_n, kMostReserved))
+             : 0;
+}
+
 void Sampler::count_recent(std::span<const int32_t> context) {
   const size_t window = static_cast<size_t>(params_.repeat_last_n);
   // Tokens that would leave again at once are never counted.
   const size_t first = context.size() > window ? context.size() - window : 0;
   const size_t old_first = n_counted_ > window ? n_counted_ - window : 0;
-  for (size_t i = old_first; i < std::min(first, n_counted_); ++i) {
-    const auto entry = recent_.find(context[i]);
-    if (--entry->second == 0) recent_.erase(entry);
-  }
-  for (size_t i = std::max(first, n_counted_); i < context.size(); ++i) ++recent_[context[i]];
+  for (size_t i = old_first; i < std::min(first, n_counted_); ++i) recent_.remove(context[i]);
+  for (size_t i = std::max(first, n_counted_); i < context.size(); ++i) recent_.add(context[i]);
   n_counted_ = context.size();
 }
 

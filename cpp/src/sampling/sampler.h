@@ -36,7 +36,7 @@ class Sampler {
   // banned: ids that are never chosen (the end-of-generation tokens where ignore_eos asks for it).
   // `params` and `banned` must outlive the sampler. REQUIRES: params passed validate().
   Sampler(const SamplingParams& params, uint64_t seed, std::span<const int32_t> banned)
-      : params_(params), seed_(seed), banned_(banned) {}
+      : params_(params), seed_(seed), banned_(banned), recent_(counted_tokens(params)) {}
 
   // context: all tokens before the one to choose; from call to call it may only grow. The row is
   // changed. Throws Error(kInference): NON_FINITE_LOGITS when the row holds NaN or infinity,
@@ -44,6 +44,7 @@ class Sampler {
   Choice choose(std::span<float> row, std::span<const int32_t> context, SamplerScratch& scratch);
 
  private:
+  static size_t counted_tokens(const SamplingParams& params);
   void count_recent(std::span<const int32_t> context);
 
   const SamplingParams& params_;

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <limits>
 #include <span>
-#include <unordered_map>
 
+#include "sampling/token_counts.h"
 #include "smallmind/options.h"
 
 namespace smallmind {
@@ -32,8 +32,5 @@ struct CountField {
 };
 
 inline constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
-
-// The tokens of the last repeat_last_n positions of the context, with how often each stands there.
-using TokenCounts = std::unordered_map<int32_t, int64_t>;
 
 }  // namespace smallmind

@@ -12,6 +12,7 @@
 
 #include "base/counter_rng.h"
 #include "sampling/steps.h"
+#include "sampling/token_counts.h"
 #include "smallmind/error.h"
 
 namespace smallmind {
@@ -250,6 +251,30 @@ TEST(CounterRngTest, MatchesThePublishedVectors) {
             (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_EQ(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
             (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+// Against std::map, over random windows; small tables collide and close gaps all the time.
+TEST(TokenCountsTest, CountsLikeAMap) {
+  std::mt19937 random(9);
+  for (const size_t reserved : {0, 4, 64}) {
+    TokenCounts counts(reserved);
+    std::map<int32_t, int64_t> expected;
+    std::vector<int32_t> window;
+    for (int i = 0; i < 20'000; ++i) {
+      const auto id = static_cast<int32_t>(random() % 40 * 4096);
+      counts.add(id);
+      ++expected[id];
+      window.push_back(id);
+      if (window.size() > 24) {
+        const int32_t oldest = window[window.size() - 25];
+        counts.remove(oldest);
+        if (--expected[oldest] == 0) expected.erase(oldest);
+      }
+      std::map<int32_t, int64_t> found;
+      counts.for_each([&](int32_t each, int64_t n) { found[each] = n; });
+      ASSERT_EQ(found, expected);
+    }
+  }
 }
 
 }  // namespace

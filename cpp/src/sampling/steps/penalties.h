@@ -27,14 +27,14 @@ struct PenaltiesStep {
   }
   static void adjust(const SamplingParams& params, const TokenCounts& counts,
                      std::span<float> row) {
-    for (const auto& [id, count] : counts) {
+    counts.for_each([&](int32_t id, int64_t count) {
       float& stored = row[static_cast<size_t>(id)];
       double logit = static_cast<double>(stored);
       logit = logit > 0 ? logit / params.repeat_penalty : logit * params.repeat_penalty;
       logit -= params.presence_penalty;
       logit -= params.frequency_penalty * static_cast<double>(count);
       stored = static_cast<float>(logit);
-    }
+    });
   }
 };
 
