@@ -49,8 +49,8 @@ def probe_times(engine: sm.Engine, n_probes: int, salt: str | None) -> tuple[lis
     known: list[float] = []
     unknown: list[float] = []
     for i in range(n_probes):
-        ids = ids_of(280, f"probe {salt} {i}")
-        other = ids_of(280, f"never asked {salt} {i}")
+        ids = ids_of(900, f"probe {salt} {i}")
+        other = ids_of(900, f"never asked {salt} {i}")
         engine.generate(ids, max_tokens=1, cache_salt="victim")
         pair = [(ids, known), (other, unknown)]
         order.shuffle(pair)
@@ -92,19 +92,18 @@ def test_another_tenants_prefix_gives_no_precedence(tiny: sm.Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    "salt", ["a\0b", "\0", " ", "é", "ключ", "x" * 256, "\U0001f642" * 64], ids=repr
+    "salt", [" ", "é", "ключ", "x" * 256, "\U0001f642" * 64], ids=lambda salt: ascii(salt[:4])
 )
 def test_every_salt_is_its_own(tiny: sm.Engine, salt: str) -> None:
-    # neither cut at a NUL nor folded.
+    # neither cut nor folded.
     ids = ids_of(100, "salt")
-    others = ["a", "a\0c", "", "\0\0", "E", "e", "x" * 255, "\U0001f642" * 63]
-    for other in others:
-        tiny.generate(ids, cache_salt=other or None, **GREEDY)
+    for other in (None, "a", "  ", "e", "ключи", "x" * 255, "\U0001f642" * 63):
+        tiny.generate(ids, cache_salt=other, **GREEDY)
     assert tiny.generate(ids, cache_salt=salt, **GREEDY).usage.cached_tokens == 0
-    assert tiny.generate(ids, cache_salt=salt, **GREEDY).usage.cached_tokens == 96
+    assert tiny.generate(ids, cache_salt=salt, **GREEDY).usage.cached_tokens >= 96
 
 
-@pytest.mark.parametrize("salt", ["\ud800", "x\udfff"], ids=ascii)
+@pytest.mark.parametrize("salt", ["\ud800", "x\udfff", "a\0b", "\0", ""], ids=ascii)
 def test_a_salt_that_is_no_text_is_refused(tiny: sm.Engine, salt: str) -> None:
     with pytest.raises(sm.InvalidArgumentError, match="cache_salt"):
         tiny.generate([5], cache_salt=salt, **GREEDY)

@@ -43,15 +43,15 @@ def test_every_answer_in_a_mix_is_the_answer_alone(architecture: str, tmp_path: 
 
 def test_real_models_answer_in_a_mix_as_alone(smollm2: Path) -> None:
     run = mix_runs.Run(mix_runs.ISAS[-1], 2)
-    report = mix_runs.compare(smollm2, "real", [run], first_seed=8, n_mixes=3)
+    report = mix_runs.compare(smollm2, "real", [run], first_seed=8, n_mixes=2)
     assert report.errors == []
     assert report.differences == []
-    assert report.counts["calls"] > 10
+    assert report.counts["calls"] > 5
 
 
 def test_gemma_answers_in_a_mix_as_alone(gemma3: Path) -> None:
     run = mix_runs.Run(mix_runs.ISAS[-1], 2)
-    report = mix_runs.compare(gemma3, "real", [run], first_seed=8, n_mixes=2)
+    report = mix_runs.compare(gemma3, "real", [run], first_seed=9, n_mixes=1)
     assert report.errors == []
     assert report.differences == []
 
