@@ -56,6 +56,7 @@ void bind_cancellation(py::module_& module);
 void bind_engine(py::module_& module);
 void bind_inspect(py::module_& module);
 void bind_params(py::module_& module);
+void bind_runtime(py::module_& module);
 void bind_session(py::module_& module);
 void bind_stream(py::module_& module);
 void bind_tokenizer(py::module_& module);

@@ -19,4 +19,5 @@ PYBIND11_MODULE(_core, module) {
   bind_session(module);
   bind_engine(module);
   bind_inspect(module);
+  bind_runtime(module);
 }

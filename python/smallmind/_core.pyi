@@ -9,7 +9,7 @@ import os
 import smallmind.file_summary
 import smallmind.results
 import typing
-__all__: list[str] = ['CancellationToken', 'Engine', 'Params', 'Session', 'Stream', 'Tokenizer', 'Waker', 'inspect_file', 'shut_down']
+__all__: list[str] = ['CancellationToken', 'Engine', 'Params', 'Session', 'Stream', 'Tokenizer', 'Waker', 'configure_runtime', 'inspect_file', 'runtime_status', 'shut_down', 'shut_down_runtime']
 class CancellationToken:
     """
     Ends the calls that it was given to, from any thread, at any time.
@@ -239,11 +239,23 @@ class Engine:
     @property
     def closed(self) -> bool:
         ...
+def configure_runtime(*, n_threads: typing.SupportsInt | typing.SupportsIndex | None, max_queue_size: typing.SupportsInt | typing.SupportsIndex | None, stack_size: typing.SupportsInt | typing.SupportsIndex | None, thread_name_prefix: str | None, presets: collections.abc.Sequence[str]) -> None:
+    """
+    See smallmind.runtime.configure.
+    """
 def inspect_file(path: str | bytes | os.PathLike[str], *, cancel: CancellationToken | None = None) -> smallmind.file_summary.FileSummary:
     """
     Metadata and tensors of a GGUF file, checked, escaped and cut; reads no tensor data.
     """
+def runtime_status() -> dict[str, typing.Any]:
+    """
+    The fields of smallmind.runtime.RuntimeStatus.
+    """
 def shut_down() -> None:
     """
     Called when the interpreter ends.
+    """
+def shut_down_runtime(*, is_cancel: bool, timeout: typing.SupportsFloat | typing.SupportsIndex | None) -> bool:
+    """
+    See smallmind.runtime.shutdown.
     """
