@@ -4,11 +4,15 @@
 #include <new>
 #include <utility>
 
+#include "base/turnstile.h"
+#include "serving/invariants.h"
+
 namespace smallmind {
 namespace {
 
 constexpr size_t kMaxLogitsBytes = 32 << 20;
 constexpr size_t kScoreRows = 16;
+constexpr bool kChecksInvariants = SMALLMIND_CHECKS_INVARIANTS;
 
 size_t rows_of_a_slab(int64_t n_vocab) {
   const size_t fitting = kMaxLogitsBytes / (static_cast<size_t>(n_vocab) * sizeof(float));
@@ -70,8 +74,17 @@ void EngineLoop::turn() {
     run_step();
     refresh();
   }
+  if (kChecksInvariants) check_invariants();
   report();
   flush_wakers();
+}
+
+void EngineLoop::check_invariants() const {
+  std::vector<const KvCache*> started;
+  for (const std::shared_ptr<Task>& task : running_) started.push_back(&task->kv());
+  const std::string violation = find_violation(cache_, started);
+  if (violation.empty()) return;
+  throw Error(ErrorKind::kInference, "INVARIANT_VIOLATED", violation);
 }
 
 void EngineLoop::collect_mail() {
@@ -211,7 +224,11 @@ void EngineLoop::charge_plan() {
 
 void EngineLoop::run_step() {
   reserve();
-  if (slices_.empty() || !compute()) return;
+  if (slices_.empty()) return;
+  // Engines of one process compute in turns where together they would want more processors than
+  // there are.
+  const Turnstile::Turn turn(Turnstile::process(), gang_->n_threads());
+  if (!compute()) return;
   commit();
   publish_rows();
   for (const Slice& slice : slices_) {

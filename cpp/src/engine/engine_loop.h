@@ -80,6 +80,7 @@ class EngineLoop {
   void choose(Row& row, std::span<float> logits, SamplerScratch& scratch) noexcept;
   void write_scores(const Slice& slice, ScoreTask& task);
   void report();
+  void check_invariants() const;
 
   void fail(Task& task, std::shared_ptr<const Error> error);
   void fail_everything(const std::shared_ptr<const Error>& error);

@@ -1,5 +1,5 @@
-// What must always hold of the KV cache, checked on the whole of it: by builds without NDEBUG after
-// each step, and by the simulator.
+// What must always hold of the KV cache, checked on the whole of it: by builds with
+// SMALLMIND_CHECK_INVARIANTS after each step, and by the simulator.
 #pragma once
 
 #include <span>

@@ -13,11 +13,7 @@ namespace {
 
 constexpr uint64_t kMaxSpareBytes = 8 << 20;
 constexpr size_t kMaxSparePages = 64;
-#ifdef NDEBUG
-constexpr bool kPoisonsPages = false;
-#else
-constexpr bool kPoisonsPages = true;
-#endif
+constexpr bool kPoisonsPages = SMALLMIND_CHECKS_INVARIANTS;
 constexpr int kNaNByte = 0xFF;  // four of them are a float NaN, two a bfloat16 NaN
 
 constexpr size_t index(PageGroup group) { return static_cast<size_t>(group); }

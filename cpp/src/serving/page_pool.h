@@ -23,9 +23,10 @@ struct KvGeometry {
 };
 
 // One thread at a time (the engine loop's). Pages are 64-byte aligned and hold whatever they held
-// before: readers never look at what was not written (hazard A-34; builds without NDEBUG fill a
-// recycled page with NaN). A few pages that came back are kept at hand, so that a steady engine
-// asks the system for nothing; the others go back to the system at once.
+// before: readers never look at what was not written (hazard A-34; a build with
+// SMALLMIND_CHECK_INVARIANTS fills a recycled page with NaN). A few pages that came back are kept
+// at hand, so that a steady engine asks the system for nothing; the others go back to the system at
+// once.
 class PagePool {
  public:
   // The pages in use and those kept at hand never hold more than `limit` bytes.
