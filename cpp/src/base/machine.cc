@@ -71,8 +71,9 @@ double least_quota(const std::string& mount, std::string group, const Quota& quo
 
 // Lines of /proc/self/cgroup: "0::/group" (v2) and "4:cpu,cpuacct:/group" (v1).
 template <class QuotaV2, class QuotaV1>
-double least_of_cgroups(const std::string& controller, const QuotaV2& v2, const QuotaV1& v1) {
-  const std::optional<std::string> groups = read_small_file("/proc/self/cgroup");
+double least_of_cgroups(const std::string& root, const std::string& controller, const QuotaV2& v2,
+                        const QuotaV1& v1) {
+  const std::optional<std::string> groups = read_small_file(root + "/proc/self/cgroup");
   if (!groups) return kNoLimit;
   double least = kNoLimit;
   for (size_t begin = 0; begin < groups->size();) {
@@ -85,9 +86,9 @@ double least_of_cgroups(const std::string& controller, const QuotaV2& v2, const 
     const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
     const std::string group = line.substr(second + 1);
     if (controllers == ",,") {
-      least = std::min(least, least_quota("/sys/fs/cgroup", group, v2));
+      least = std::min(least, least_quota(root + "/sys/fs/cgroup", group, v2));
     } else if (controllers.find("," + controller + ",") != std::string::npos) {
-      least = std::min(least, least_quota("/sys/fs/cgroup/" + controller, group, v1));
+      least = std::min(least, least_quota(root + "/sys/fs/cgroup/" + controller, group, v1));
     }
   }
   return least;
@@ -100,48 +101,57 @@ int affinity_processors() {
   return static_cast<int>(std::thread::hardware_concurrency());
 }
 
-// "MemAvailable:  123456 kB"
-double available_memory() {
-  const std::optional<std::string> text = read_small_file("/proc/meminfo");
-  if (!text) return kNoLimit;
-  constexpr std::string_view kField = "MemAvailable:";
-  size_t at = text->find(kField);
-  if (at == std::string::npos) return kNoLimit;
-  at = text->find_first_not_of(' ', at + kField.size());
-  if (at == std::string::npos) return kNoLimit;
-  return leading_number(std::string_view(*text).substr(at)).value_or(0) * 1024;
+// The number behind a name at the beginning of a line: "MemAvailable:  123456 kB".
+std::optional<double> number_of(const std::string& path, const std::string& name) {
+  const std::optional<std::string> text = read_small_file(path);
+  if (!text) return std::nullopt;
+  const size_t line = ("\n" + *text).find("\n" + name + " ");
+  if (line == std::string::npos) return std::nullopt;
+  const size_t number = text->find_first_not_of(' ', line + name.size());
+  if (number == std::string::npos) return std::nullopt;
+  return leading_number(std::string_view(*text).substr(number));
 }
 
-// What a limit leaves; "max" is none.
-double memory_left(const std::string& limit_path, const std::string& usage_path) {
+double available_memory(const std::string& root) {
+  const std::optional<double> kilobytes = number_of(root + "/proc/meminfo", "MemAvailable:");
+  return kilobytes ? *kilobytes * 1024 : kNoLimit;
+}
+
+// What a limit leaves; "max" is none. Pages of files that nobody has used lately count as used, and
+// are given up first.
+double memory_left(const std::string& limit_path, const std::string& usage_path,
+                   std::optional<double> inactive_file) {
   const std::optional<std::string> limit = read_small_file(limit_path);
   const std::optional<std::string> usage = read_small_file(usage_path);
   if (!limit || !usage) return kNoLimit;
   const std::optional<double> most = leading_number(*limit);
   if (!most) return kNoLimit;
-  return std::max(0.0, *most - leading_number(*usage).value_or(0));
+  const double used = leading_number(*usage).value_or(0) - inactive_file.value_or(0);
+  return std::max(0.0, *most - std::max(0.0, used));
 }
 
 double memory_left_v2(const std::string& folder) {
-  return memory_left(folder + "/memory.max", folder + "/memory.current");
+  return memory_left(folder + "/memory.max", folder + "/memory.current",
+                     number_of(folder + "/memory.stat", "inactive_file"));
 }
 
 double memory_left_v1(const std::string& folder) {
-  return memory_left(folder + "/memory.limit_in_bytes", folder + "/memory.usage_in_bytes");
+  return memory_left(folder + "/memory.limit_in_bytes", folder + "/memory.usage_in_bytes",
+                     number_of(folder + "/memory.stat", "total_inactive_file"));
 }
 
 }  // namespace
 
-uint64_t usable_memory() {
-  const double left =
-      std::min(available_memory(), least_of_cgroups("memory", memory_left_v2, memory_left_v1));
+uint64_t usable_memory(const std::string& root) {
+  const double left = std::min(available_memory(root),
+                               least_of_cgroups(root, "memory", memory_left_v2, memory_left_v1));
   constexpr double kMost = 9e18;
   return static_cast<uint64_t>(std::clamp(left, 0.0, kMost));
 }
 
-int usable_processors() {
-  const double allowed = std::min<double>(affinity_processors(),
-                                          std::ceil(least_of_cgroups("cpu", quota_v2, quota_v1)));
+int usable_processors(const std::string& root) {
+  const double allowed = std::min<double>(
+      affinity_processors(), std::ceil(least_of_cgroups(root, "cpu", quota_v2, quota_v1)));
   return static_cast<int>(std::clamp<double>(allowed, 1, kMaxThreads));
 }
 
