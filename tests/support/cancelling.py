@@ -26,6 +26,7 @@ N_OTHERS = 15
 N_OTHER_TOKENS = 500
 LONG = 6_000
 TIMEOUT_S = 0.5
+PAGES_HELD = 24
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ def limits(kv_bytes_per_token: int, n_long: int = LONG) -> dict[str, Any]:
 
 
 def cancel_one(engine: sm.Engine, place: str, way: str, salt: int, n_long: int = LONG) -> Cancelled:
-    """Starts a request, waits until it is at its place, and ends it in one of the ways."""
+    """Starts a request, waits until it is at its place, and ends it in one of the ways.
+    REQUIRES: N_OTHERS requests run all the while."""
     n_vocab = engine.info.n_vocab
     n_prompt = 20 if place == "decode" else n_long
     ids = ids_of(n_prompt, f"cancelled {salt}", n_vocab)
     token = sm.CancellationToken()
     options: dict[str, Any] = {**ENDLESS, "max_tokens": 500, "cancel": token}
+    # Who was cancelled before is gone, and the others run.
+    wait_until(lambda: engine.status().n_running == N_OTHERS, "only the others run")
     with engine.text_session() as session:
         blockers = fill(engine, salt, n_long) if place == "queue" else []
         before = engine.status()
@@ -97,20 +101,21 @@ def _reach(engine: sm.Engine, place: str, before: sm.EngineStatus, stream: Any) 
 
 
 def steps_until_pages_are_back(engine: sm.Engine, salt: int, n_long: int = LONG) -> int:
-    """Steps from the close of a session amid its prefill to the return of its pages."""
+    """Steps from the close of a session amid its prefill to the return of its pages; those of
+    others change by less than a page a step."""
     ids = ids_of(n_long, f"pages {salt}", engine.info.n_vocab)
-    at_rest = engine.status().n_kv_pages
+    before = engine.status().n_computed_tokens
     with engine.text_session() as session:
         stream = session.stream(ids, **{**ENDLESS, "max_tokens": 500})
-        enough = at_rest + 60
-        wait_until(lambda: engine.status().n_kv_pages > enough, "it holds pages")
+        enough = before + PAGES_HELD * 32
+        wait_until(lambda: engine.status().n_computed_tokens > enough, "it holds pages", 60)
         stream.cancel()
+        at = engine.status()
         session.close()
-        step = engine.status().n_steps
-        while (status := engine.status()).n_kv_pages > enough - 20:
-            if status.n_steps > step + 50:
-                raise AssertionError(f"pages are held for 50 steps: {status}")
-        return status.n_steps - step
+        while (status := engine.status()).n_kv_pages > at.n_kv_pages - PAGES_HELD * 2 // 3:
+            if status.n_steps > at.n_steps + 50:
+                raise AssertionError(f"pages are held for 50 steps: {at}, {status}")
+        return status.n_steps - at.n_steps
 
 
 _CTRL_C = """
