@@ -22,8 +22,7 @@ struct Prefetcher {
   const std::byte* at;
   const std::byte* end;
 
-  explicit Prefetcher(const std::byte* panel)
-      : at(panel + kPrefetchBytes), end(panel + kPrefetchBytes) {}
+  explicit Prefetcher(const std::byte* from) : at(from), end(from) {}
   void advance(size_t n_bytes) {
     for (end += n_bytes; at < end; at += 64) __builtin_prefetch(at, 0, 3);
   }
@@ -110,7 +109,7 @@ inline void integer_tile(const std::byte* panel, size_t row, const Activations& 
                          size_t n_tokens, typename S::Row* acc) {
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
   constexpr size_t kStride = quant::chunk_stride<F>();
-  Prefetcher<S> ahead(panel);
+  Prefetcher<S> ahead(panel + kPrefetchBytes);
   for (size_t first = 0; first < n_blocks; first += quant::kChunkUnits, panel += kStride) {
     const size_t left = n_blocks - first;
     const size_t n = left < quant::kChunkUnits ? left : quant::kChunkUnits;
@@ -127,7 +126,7 @@ template <class S, class F, bool kPrefetch>
 inline void float_tile(const std::byte* panel, size_t row, const Activations& a, size_t token,
                        size_t n_tokens, typename S::Row* acc) {
   const float* x = a.values + token * a.n_columns;
-  Prefetcher<S> ahead(panel);
+  Prefetcher<S> ahead(panel + kPrefetchBytes);
   for (size_t c = 0; c < a.n_columns; ++c) {
     if constexpr (kPrefetch) ahead.advance(F::chunk_bytes(1));
     const auto w = F::template weights<S>(panel, c, row);

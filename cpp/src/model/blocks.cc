@@ -4,43 +4,34 @@
 #include <cstring>
 
 #include "base/math.h"
+#include "model/panel_shares.h"
 #include "quant/pack.h"
 
 namespace smallmind {
 namespace {
 
-// Panels that one item takes: even, so that an item's rows are whole blocks of 32, and about four
-// items a thread.
-size_t item_panels(size_t n_panels, int n_threads) {
-  const size_t share = n_panels / (static_cast<size_t>(n_threads) * 4);
-  return std::clamp<size_t>(share & ~size_t{1}, 2, 64);
-}
-
-// One product of a region: weights, where it goes, and how far apart its tokens stand there.
+// One product of a region: weights, inputs, and where it goes.
 struct Product {
   const PackedMatrix* weights;
   const Activations* inputs;
   float* out;
 };
 
-// Runs products as one region.
+// Runs products of equally many columns as one region.
 void run_products(const Step& step, std::initializer_list<Product> products) {
   size_t n_panels = 0;
   for (const Product& p : products) n_panels += p.weights->n_panels();
-  const size_t each = item_panels(n_panels, step.gang.n_threads());
-  size_t n_items = 0;
-  for (const Product& p : products) n_items += (p.weights->n_panels() + each - 1) / each;
-  step.gang.for_each(n_items, [&](size_t item, int) {
+  PanelShares shares(n_panels, products.begin()->weights->n_columns, step.n_tokens(),
+                     step.gang.n_threads());
+  shares.for_each(step.gang, [&](size_t piece, size_t n) {
+    size_t begin = 0;  // of a product's panels among all
     for (const Product& p : products) {
-      const size_t items = (p.weights->n_panels() + each - 1) / each;
-      if (item >= items) {
-        item -= items;
-        continue;
-      }
-      const size_t first = item * each;
-      kernels().matmul(*p.weights, first, std::min(each, p.weights->n_panels() - first), *p.inputs,
-                       step.n_tokens(), p.out, p.weights->n_rows);
-      return;
+      const size_t end = begin + p.weights->n_panels();
+      const size_t first = std::max(piece, begin), last = std::min(piece + n, end);
+      if (first < last)
+        kernels().matmul(*p.weights, first - begin, last - first, *p.inputs, step.n_tokens(), p.out,
+                         p.weights->n_rows);
+      begin = end;
     }
   });
 }
@@ -183,12 +174,11 @@ void project_out(const Step& step, const LayerWeights& layer) {
 void feed_forward(const Step& step, const LayerWeights& layer) {
   const Config& c = step.config;
   DecoderWorkspace& ws = step.ws;
-  const size_t n_panels = layer.gate.n_panels(), n_tokens = step.n_tokens();
-  const size_t each = item_panels(n_panels, step.gang.n_threads());
+  const size_t n_tokens = step.n_tokens();
+  PanelShares shares(layer.gate.n_panels(), 2 * c.n_embd, n_tokens, step.gang.n_threads());
   const Activations& gate = ws.gate.view();
   const bool quantised = quant::has_codes(layer.down.type);
-  step.gang.for_each((n_panels + each - 1) / each, [&](size_t item, int) {
-    const size_t first = item * each, n = std::min(each, n_panels - first);
+  shares.for_each(step.gang, [&](size_t first, size_t n) {
     const size_t row = first * 16, n_rows = std::min(n * 16, c.n_ff - row);
     kernels().matmul(layer.gate, first, n, ws.normed.view(), n_tokens, gate.values, c.n_ff);
     kernels().matmul(layer.up, first, n, ws.normed.view(), n_tokens, ws.up.data(), c.n_ff);
@@ -214,9 +204,8 @@ void output_logits(const Step& step, std::span<const int32_t> rows, float* out) 
                     step.ws.normed.row(i));
     if (c.n_embd % 32 == 0) kernel.quantize_fine(fine, i, 1);
   }
-  const size_t each = item_panels(m.n_panels(), step.gang.n_threads());
-  step.gang.for_each((m.n_panels() + each - 1) / each, [&](size_t item, int) {
-    const size_t first = item * each, n = std::min(each, m.n_panels() - first);
+  PanelShares shares(m.n_panels(), m.n_columns, rows.size(), step.gang.n_threads());
+  shares.for_each(step.gang, [&](size_t first, size_t n) {
     kernel.matmul(m, first, n, fine, rows.size(), out, m.n_rows);
     if (c.logit_softcap == 0) return;
     const size_t row = first * 16, n_rows = std::min(n * 16, m.n_rows - row);
