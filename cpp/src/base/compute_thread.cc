@@ -60,7 +60,7 @@ SignalsBlocked::~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &previous_, nul
 
 ComputeThread::ComputeThread(const std::string& name, size_t stack_size,
                              std::function<void()> main) {
-  auto start = std::make_unique<Start>(name, std::move(main));
+  auto start = std::make_unique<Start>(Start{name, std::move(main)});
   Attributes attributes;
   if (stack_size > 0) Attributes::check(pthread_attr_setstacksize(&attributes.value, stack_size));
   const SignalsBlocked inherited;
