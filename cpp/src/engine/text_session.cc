@@ -182,6 +182,8 @@ std::shared_ptr<Stream> TextSession::open(RequestSpec spec) {
     is_cancelled = open_->is_cancelled;
   }
   if (is_cancelled) channel->finish(FinishReason::kCancelled);  // it came while we prepared
+  // What was cancelled before it began takes no place in a queue, so none can be refused.
+  if (channel->is_ended()) return stream;
   try {
     engine_->submit(channel);
   } catch (const Error& error) {

@@ -176,6 +176,29 @@ TEST(StreamTest, RequestTimeoutEndsAPausedRequest) {
   EXPECT_EQ(stream->result().finish_reason, FinishReason::kTimeout);
 }
 
+// A call that is over before it begins needs no place in the queue.
+TEST(StreamTest, CancelledCallsAreNotRefusedByAFullQueue) {
+  EngineOptions options;
+  options.max_queue_depth = 1;
+  FakeEngine engine(2, options);
+  engine.controls->step_micros = 50'000;
+  std::vector<std::shared_ptr<Stream>> streams;
+  try {
+    for (int i = 0; i < 1000; ++i) {
+      streams.push_back(engine.session()->start_text("x", endless(), collecting()));
+    }
+    ADD_FAILURE() << "the queue has no limit";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kQueueFull);
+    EXPECT_EQ(error.code(), "BACKPRESSURE_QUEUE_FULL");
+  }
+  RequestOptions request = collecting();
+  request.cancel.emplace();
+  request.cancel->cancel();
+  EXPECT_EQ(generate(*engine.session(), "x", endless(), request).finish_reason,
+            FinishReason::kCancelled);
+}
+
 TEST(StreamTest, ResultsAndStreamsNameTheirSession) {
   FakeEngine engine;
   const auto session = named_session(engine, "who");
