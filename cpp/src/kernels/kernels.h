@@ -104,6 +104,9 @@ struct Kernels {
   void (*store_kv)(const float* k, const float* v, size_t head_dim, size_t slot, bool clear_next,
                    std::byte* k_region, std::byte* v_region);
   void (*attention)(const AttentionTile& tile);
+  bool (*all_finite)(const float* x, size_t n);
+  // The first index of the highest value. REQUIRES: n > 0, no NaN.
+  size_t (*highest)(const float* x, size_t n);
 };
 
 // The table in use: the best that the machine has, or the one that SMALLMIND_ISA names. Throws

@@ -5,14 +5,16 @@
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
 #include "kernels/rows.h"
+#include "kernels/scan.h"
 
 namespace smallmind::kernel {
 
 template <class S>
 constexpr Kernels make_table(const char* name) {
-  return {name,        quantize<S>,       quantize_fine<S>, quantize_blocks<S>, matmul<S>,
-          rms_norm<S>, gated<S>,          add<S>,           scale<S>,           softcap<S>,
-          rope<S>,     round_bf16_row<S>, store_kv<S>,      attention<S>};
+  return {name,        quantize<S>,  quantize_fine<S>, quantize_blocks<S>,
+          matmul<S>,   rms_norm<S>,  gated<S>,         add<S>,
+          scale<S>,    softcap<S>,   rope<S>,          round_bf16_row<S>,
+          store_kv<S>, attention<S>, all_finite<S>,    highest<S>};
 }
 
 }  // namespace smallmind::kernel

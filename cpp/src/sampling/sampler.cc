@@ -7,6 +7,7 @@
 
 #include "base/counter_rng.h"
 #include "base/math.h"
+#include "kernels/kernels.h"
 #include "sampling/steps.h"
 #include "smallmind/error.h"
 
@@ -16,6 +17,7 @@ namespace {
 constexpr float kBanned = -std::numeric_limits<float>::infinity();
 
 void require_finite(std::span<const float> row) {
+  if (kernels().all_finite(row.data(), row.size())) return;
   for (size_t id = 0; id < row.size(); ++id) {
     if (std::isfinite(row[id])) continue;
     throw Error(ErrorKind::kInference, "NON_FINITE_LOGITS",
@@ -36,15 +38,6 @@ ChosenLogprob raw_logprobs(std::span<const float> row, size_t n_top, Candidates&
     result.top.emplace_back(candidate.id, static_cast<double>(candidate.logit) - best - log_mass);
   }
   return result;
-}
-
-// Without candidates' machinery: one pass, the lowest id of the highest logit.
-int32_t most_likely(std::span<const float> row) {
-  size_t best = 0;
-  for (size_t id = 1; id < row.size(); ++id) {
-    if (row[id] > row[best]) best = id;
-  }
-  return static_cast<int32_t>(best);
 }
 
 void require_choice(float best_logit) {
@@ -90,7 +83,7 @@ Choice Sampler::choose(std::span<float> row, std::span<const int32_t> context,
   for (int32_t id : banned_) row[static_cast<size_t>(id)] = kBanned;
 
   if (params_.temperature <= 0) {
-    choice.id = most_likely(row);
+    choice.id = static_cast<int32_t>(kernels().highest(row.data(), row.size()));
     require_choice(row[static_cast<size_t>(choice.id)]);
   } else {
     Candidates& candidates = scratch.candidates;

@@ -1,0 +1,59 @@
+// Scans of long rows against plain loops, on every instruction set.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "isa_list.h"
+
+namespace smallmind {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+std::vector<float> random_row(size_t n, unsigned seed) {
+  std::mt19937 rng(seed);
+  std::vector<float> row(n);
+  for (float& x : row) x = static_cast<float>(static_cast<int>(rng() % 2001) - 1000) / 16.0f;
+  return row;
+}
+
+TEST(ScanTest, FindsWhatIsNotFiniteWhereverItStands) {
+  for (const Kernels* isa : available_kernels()) {
+    for (const size_t n : {1, 15, 16, 17, 1000}) {
+      std::vector<float> row = random_row(n, 1);
+      row[n / 2] = std::numeric_limits<float>::max();
+      EXPECT_TRUE(isa->all_finite(row.data(), n)) << isa->name;
+      for (size_t at = 0; at < n; ++at) {
+        for (const float bad : {kInfinity, -kInfinity, std::nanf(""), -std::nanf("")}) {
+          std::vector<float> spoilt = row;
+          spoilt[at] = bad;
+          ASSERT_FALSE(isa->all_finite(spoilt.data(), n))
+              << isa->name << " " << bad << " at " << at;
+        }
+      }
+    }
+  }
+}
+
+// Many equal values, both zeros among them: the lowest index wins, as in std::max_element.
+TEST(ScanTest, FindsTheFirstOfTheHighest) {
+  for (const Kernels* isa : available_kernels()) {
+    for (const size_t n : {1, 16, 17, 1023, 1024, 1025, 5000}) {
+      for (unsigned seed = 0; seed < 20; ++seed) {
+        std::vector<float> row = random_row(n, seed);
+        if (seed % 4 == 1)
+          for (float& x : row) x = x > 0 ? -x : -0.0f * x;
+        if (seed % 4 == 2) std::fill(row.begin(), row.end(), -kInfinity);
+        if (seed % 4 == 3) row[seed % n] = -kInfinity;
+        const auto want = std::max_element(row.begin(), row.end()) - row.begin();
+        ASSERT_EQ(isa->highest(row.data(), n), static_cast<size_t>(want)) << isa->name << " " << n;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smallmind
