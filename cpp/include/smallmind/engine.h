@@ -36,7 +36,7 @@ struct EngineStatus {
   int64_t n_queued = 0;        // submitted, not yet admitted to run
   int64_t n_kv_pages = 0;      // pages that running requests and open sessions hold
   int64_t n_cached_pages = 0;  // pages kept for their prefixes only; evicted when room is needed
-  uint64_t kv_bytes = 0;       // all pages
+  uint64_t kv_bytes = 0;       // all pages, those at hand for the next request included
 
   // Since load.
   int64_t n_cached_tokens = 0;    // prompt tokens whose KV was there (hits)

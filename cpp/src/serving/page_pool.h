@@ -49,6 +49,7 @@ class PagePool {
   const KvGeometry& geometry() const noexcept { return geometry_; }
   uint64_t limit() const noexcept { return limit_; }
   uint64_t bytes_in_use() const noexcept { return bytes_in_use_; }
+  uint64_t bytes() const noexcept { return bytes_in_use_ + spare_bytes_; }  // of the system's
   int64_t n_in_use() const noexcept { return n_in_use_; }
 
  private:

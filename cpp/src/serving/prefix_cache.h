@@ -91,7 +91,7 @@ class PrefixCache {
   // --- Figures. ---
   int64_t n_held_pages() const noexcept { return pool_.n_in_use() - n_cached_pages_; }
   int64_t n_cached_pages() const noexcept { return n_cached_pages_; }
-  uint64_t bytes() const noexcept { return pool_.bytes_in_use(); }
+  uint64_t bytes() const noexcept { return pool_.bytes(); }
   int64_t n_evicted_pages() const noexcept { return n_evicted_pages_; }
 
  private:
