@@ -189,8 +189,8 @@ def test_session_grows_and_resets(engine: sm.Engine) -> None:
         assert session.token_ids == [*prompt_ids, *first.token_ids]
         second = session.generate(" and", params=GREEDY)
         assert second.usage.prompt_tokens == len(prompt_ids) + 12 + 1
-        # The last generated token was never computed, the rest is reused.
-        assert second.usage.cached_tokens == len(prompt_ids) + 12 - 1
+        # The last generated token was never computed here, the rest is reused.
+        assert second.usage.cached_tokens >= len(prompt_ids) + 12 - 1
         assert len(session) == second.usage.total_tokens
         session.reset()
         assert session.token_ids == []
@@ -332,6 +332,7 @@ def test_signatures_spell_every_sampling_keyword_with_its_default() -> None:
     for function in (
         sm.SamplingParams.__init__,
         sm.Engine.generate,
+        sm.Engine.generate_many,
         sm.Engine.stream,
         sm.Engine.chat,
         sm.Engine.chat_stream,
