@@ -14,8 +14,9 @@ class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t n)
-      : data_(static_cast<T*>(::operator new(n * sizeof(T), kAlignment))) {}
+      : data_(static_cast<T*>(::operator new(n * sizeof(T), kAlignment))), bytes_(n * sizeof(T)) {}
   T* data() const { return data_.get(); }
+  size_t bytes() const { return bytes_; }
   T& operator[](size_t i) const { return data_.get()[i]; }
 
  private:
@@ -24,6 +25,7 @@ class AlignedBuffer {
     void operator()(T* p) const { ::operator delete(p, kAlignment); }
   };
   std::unique_ptr<T, Free> data_;
+  size_t bytes_ = 0;
 };
 
 }  // namespace smallmind

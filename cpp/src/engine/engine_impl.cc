@@ -71,7 +71,8 @@ void check_positions(std::span<const int64_t> positions, size_t n_ids) {
 std::shared_ptr<EngineImpl> EngineImpl::create(std::shared_ptr<const Model> model,
                                                std::shared_ptr<const Tokenizer> tokenizer,
                                                std::unique_ptr<Gang> gang,
-                                               const EngineOptions& options, EngineInfo info) {
+                                               const EngineOptions& options, EngineInfo info,
+                                               std::shared_ptr<MemoryLedger> ledger) {
   const int64_t longest = model->context_length();
   if (options.context_length < 0 || options.context_length > longest) {
     throw Error(ErrorKind::kInvalidArgument,
@@ -108,20 +109,23 @@ std::shared_ptr<EngineImpl> EngineImpl::create(std::shared_ptr<const Model> mode
   // is left to the rest of the process.
   auto loop = std::make_unique<EngineLoop>(
       std::move(model), std::move(gang), mailbox, geometry, info.kv_limit,
-      options.kv_limit > 0 ? options.kv_limit : kFreeCacheBytes);
+      options.kv_limit > 0 ? options.kv_limit : kFreeCacheBytes, ledger);
   return std::shared_ptr<EngineImpl>(new EngineImpl(std::move(environment), std::move(loop),
                                                     std::move(mailbox), options, geometry,
-                                                    std::move(info)));
+                                                    std::move(info), std::move(ledger)));
 }
 
 EngineImpl::EngineImpl(std::shared_ptr<const TaskEnvironment> environment,
                        std::unique_ptr<EngineLoop> loop, std::shared_ptr<Mailbox> mailbox,
-                       EngineOptions options, const KvGeometry& geometry, EngineInfo info)
+                       EngineOptions options, const KvGeometry& geometry, EngineInfo info,
+                       std::shared_ptr<MemoryLedger> ledger)
     : environment_(std::move(environment)),
       mailbox_(std::move(mailbox)),
       options_(std::move(options)),
       geometry_(geometry),
       info_(std::move(info)),
+      tokenizer_charge_(std::move(ledger), MemoryCategory::kTokenizer,
+                        environment_->tokenizer->memory_bytes()),
       loop_(std::move(loop)) {
   try {
     thread_ = std::thread([loop_now = loop_.get()] {

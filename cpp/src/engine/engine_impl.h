@@ -23,10 +23,12 @@ namespace smallmind {
 class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl> {
  public:
   // The seam for tests: any model, any tokenizer. info's model figures are taken from the model.
+  // What the engine holds is entered in the ledger, which may be null.
   static std::shared_ptr<EngineImpl> create(std::shared_ptr<const Model> model,
                                             std::shared_ptr<const Tokenizer> tokenizer,
                                             std::unique_ptr<Gang> gang,
-                                            const EngineOptions& options, EngineInfo info);
+                                            const EngineOptions& options, EngineInfo info,
+                                            std::shared_ptr<MemoryLedger> ledger = nullptr);
   ~EngineImpl() override;
   EngineImpl(const EngineImpl&) = delete;
   EngineImpl& operator=(const EngineImpl&) = delete;
@@ -61,7 +63,7 @@ class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl
  private:
   EngineImpl(std::shared_ptr<const TaskEnvironment> environment, std::unique_ptr<EngineLoop> loop,
              std::shared_ptr<Mailbox> mailbox, EngineOptions options, const KvGeometry& geometry,
-             EngineInfo info);
+             EngineInfo info, std::shared_ptr<MemoryLedger> ledger);
   void submit(std::shared_ptr<Task> task);
   void check_budget(int64_t n_tokens) const;
 
@@ -72,6 +74,7 @@ class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl
   const EngineOptions options_;  // as given
   const KvGeometry geometry_;
   const EngineInfo info_;
+  const MemoryCharge tokenizer_charge_;
   // Shared.
   std::atomic<bool> is_closed_{false};
   std::atomic<int64_t> n_sessions_{0};

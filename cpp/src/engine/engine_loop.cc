@@ -23,7 +23,8 @@ size_t rows_of_a_slab(int64_t n_vocab) {
 
 EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang> gang,
                        std::shared_ptr<Mailbox> mailbox, const KvGeometry& geometry,
-                       uint64_t kv_limit, uint64_t free_cache_bytes)
+                       uint64_t kv_limit, uint64_t free_cache_bytes,
+                       const std::shared_ptr<MemoryLedger>& ledger)
     : model_(std::move(model)),
       gang_(std::move(gang)),
       mailbox_(std::move(mailbox)),
@@ -32,9 +33,10 @@ EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang>
       closed_(std::make_shared<const Error>(ErrorKind::kEngineClosed, "the engine was closed")),
       workspace_(model_->make_workspace()),
       slab_rows_(rows_of_a_slab(model_->n_vocab())),
-      pool_(geometry, kv_limit),
+      pool_(geometry, kv_limit, ledger),
       cache_(pool_, free_cache_bytes),
-      logits_(slab_rows_ * static_cast<size_t>(model_->n_vocab())) {
+      logits_(slab_rows_ * static_cast<size_t>(model_->n_vocab())),
+      logits_charge_(ledger, MemoryCategory::kWorkspace, logits_.bytes()) {
   for (int worker = 0; worker < gang_->n_threads(); ++worker) {
     scratch_.push_back({Candidates(static_cast<size_t>(model_->n_vocab()))});
   }

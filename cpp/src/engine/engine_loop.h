@@ -27,7 +27,7 @@ class EngineLoop {
  public:
   EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang> gang,
              std::shared_ptr<Mailbox> mailbox, const KvGeometry& geometry, uint64_t kv_limit,
-             uint64_t free_cache_bytes);
+             uint64_t free_cache_bytes, const std::shared_ptr<MemoryLedger>& ledger);
 
   // The thread's main: returns after the mailbox was closed, with every task ended. Nothing is
   // thrown: what a turn throws fails the tasks it must.
@@ -122,6 +122,7 @@ class EngineLoop {
   std::vector<Row> rows_;
   std::vector<int32_t> row_indices_;
   AlignedBuffer<float> logits_;
+  const MemoryCharge logits_charge_;
   std::vector<SamplerScratch> scratch_;  // one a worker
   std::vector<std::shared_ptr<Waker>> dirty_wakers_;
   Watch watch_{*this};

@@ -44,6 +44,7 @@ std::shared_ptr<EngineImpl> load_here(const EngineOptions& options, const CallHo
   const std::unique_ptr<ByteSource> source = open_file(options.model_path);
   gguf::Header header = gguf::parse(*source, hooks);
   auto gang = std::make_unique<Gang>(checked_n_threads(options.n_threads));
+  const auto ledger = std::make_shared<MemoryLedger>();
   std::shared_ptr<const Tokenizer> tokenizer;
   std::exception_ptr tokenizer_failure;
   CallHooks weights_hooks = hooks;
@@ -58,7 +59,7 @@ std::shared_ptr<EngineImpl> load_here(const EngineOptions& options, const CallHo
         weights_hooks.cancel.cancel();
       }
     });
-    model = load_model(header, *source, options.cache_type, *gang, weights_hooks);
+    model = load_model(header, *source, options.cache_type, *gang, weights_hooks, ledger);
   } catch (const std::system_error& error) {
     throw Error(ErrorKind::kInference, "THREAD_START_FAILED",
                 "the system refused to start a thread to load in (" + error.code().message() + ")");
@@ -74,7 +75,7 @@ std::shared_ptr<EngineImpl> load_here(const EngineOptions& options, const CallHo
   info.isa = active_isa();
   header.metadata.drop_tokenizer_arrays();
   return EngineImpl::create(std::move(model), std::move(tokenizer), std::move(gang), options,
-                            std::move(info));
+                            std::move(info), ledger);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/math.h"
 #include "model/panel_shares.h"
@@ -92,7 +93,14 @@ ActivationRows::ActivationRows(size_t n_tokens, const ActivationRows& values)
   view_.low_minus_sums = low_minus_sums_.data();
 }
 
-DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w)
+size_t ActivationRows::bytes() const {
+  return values_.bytes() + codes_.bytes() + scales_.bytes() + scaled_sums_.bytes() +
+         minus_half_sums_.bytes() + minus_sums_.bytes() + low_codes_.bytes() +
+         low_minus_half_sums_.bytes() + low_minus_sums_.bytes();
+}
+
+DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w,
+                                   std::shared_ptr<MemoryLedger> ledger)
     : hidden(kMaxBatchTokens * c.n_embd),
       normed(kMaxBatchTokens, c.n_embd),
       normed_fine(kMaxBatchTokens, normed),
@@ -106,6 +114,11 @@ DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w)
       rope(make_rope(c.n_rot, c.rope_base, c.rope_scale, w.rope_factors)) {
   tokens.reserve(kMaxBatchTokens);
   if (c.rope_base_window > 0) rope_window = make_rope(c.n_rot, c.rope_base_window, 1.0f, {});
+  const size_t n_bytes = hidden.bytes() + normed.bytes() + normed_fine.bytes() + q.bytes() +
+                         k.bytes() + v.bytes() + attended.bytes() + projected.bytes() +
+                         gate.bytes() + up.bytes() + rope.cos.bytes() + rope.sin.bytes() +
+                         rope_window.cos.bytes() + rope_window.sin.bytes();
+  charge_ = MemoryCharge(std::move(ledger), MemoryCategory::kWorkspace, n_bytes);
 }
 
 const std::vector<float>& norm_after(const Step& step, size_t i_layer) {

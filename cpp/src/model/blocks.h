@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "base/aligned_buffer.h"
 #include "base/gang.h"
+#include "base/tracking_allocator.h"
 #include "model/config.h"
 #include "model/kv_layout.h"
 #include "model/model.h"
@@ -25,6 +27,7 @@ class ActivationRows {
   ActivationRows(size_t n_tokens, const ActivationRows& values);
   const Activations& view() const { return view_; }
   float* row(size_t token) const { return view_.values + token * view_.n_columns; }
+  size_t bytes() const;
 
  private:
   AlignedBuffer<float> values_;
@@ -57,7 +60,9 @@ struct StepToken {
 // The buffers of a step. Nothing is allocated after construction.
 class DecoderWorkspace : public Workspace {
  public:
-  DecoderWorkspace(const Config& config, const Weights& weights);
+  // The ledger may be null.
+  DecoderWorkspace(const Config& config, const Weights& weights,
+                   std::shared_ptr<MemoryLedger> ledger);
 
   std::vector<StepToken> tokens;  // at most kMaxBatchTokens
   AlignedBuffer<float> hidden;    // [token][n_embd], the residual stream
@@ -72,6 +77,9 @@ class DecoderWorkspace : public Workspace {
   AlignedBuffer<float> up;         // [token][n_ff]
   RopeTable rope;
   RopeTable rope_window;
+
+ private:
+  MemoryCharge charge_;
 };
 
 // What every block works on.

@@ -11,11 +11,13 @@ namespace {
 
 class DecoderModel : public Model {
  public:
-  DecoderModel(const Architecture& architecture, Config config, Weights weights)
+  DecoderModel(const Architecture& architecture, Config config, Weights weights,
+               std::shared_ptr<MemoryLedger> ledger)
       : architecture_(architecture),
         config_(std::move(config)),
         weights_(std::move(weights)),
-        kv_(make_kv_layout(config_)) {}
+        kv_(make_kv_layout(config_)),
+        ledger_(std::move(ledger)) {}
 
   const std::string& architecture() const override { return config_.architecture; }
   int64_t n_vocab() const override { return static_cast<int64_t>(config_.n_vocab); }
@@ -31,7 +33,7 @@ class DecoderModel : public Model {
   uint64_t weight_bytes() const override { return weights_.arena->bytes(); }
 
   std::unique_ptr<Workspace> make_workspace() const override {
-    return std::make_unique<DecoderWorkspace>(config_, weights_);
+    return std::make_unique<DecoderWorkspace>(config_, weights_, ledger_);
   }
 
   bool forward(std::span<const SequenceSlice> slices, Workspace& workspace, Gang& gang,
@@ -62,6 +64,7 @@ class DecoderModel : public Model {
   const Config config_;
   const Weights weights_;
   const KvLayout kv_;
+  const std::shared_ptr<MemoryLedger> ledger_;
 };
 
 // The vocabulary's size is the embedding's number of rows; the token list and llama.vocab_size must
@@ -93,7 +96,8 @@ size_t vocabulary_size(const gguf::Header& header, const std::string& architectu
 }  // namespace
 
 std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSource& source,
-                                        CacheType, Gang& gang, const CallHooks& hooks) {
+                                        CacheType, Gang& gang, const CallHooks& hooks,
+                                        std::shared_ptr<MemoryLedger> ledger) {
   kernels();  // an unusable SMALLMIND_ISA is refused before anything is read
   const auto name = header.metadata.find_string("general.architecture");
   if (!name) throw Error(ErrorKind::kUnsupportedModel, "key 'general.architecture' is missing");
@@ -106,13 +110,14 @@ std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSo
   Weights weights;
   WeightBinder binder(header);
   architecture->bind_weights(config, binder, weights);
-  binder.load(source, gang, hooks, weights);
+  binder.load(source, gang, hooks, ledger, weights);
   if (weights.output.panels == nullptr) weights.output = weights.embedding;
   for (const float factor : weights.rope_factors)
     if (!(factor > 0) || !std::isfinite(factor))
       throw Error(ErrorKind::kModelFormat,
                   "tensor 'rope_freqs.weight' holds a factor that is not above 0");
-  return std::make_unique<DecoderModel>(*architecture, std::move(config), std::move(weights));
+  return std::make_unique<DecoderModel>(*architecture, std::move(config), std::move(weights),
+                                        std::move(ledger));
 }
 
 bool row_is_finite(std::span<const float> row) {

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/gang.h"
+#include "base/tracking_allocator.h"
 #include "gguf/reader.h"
 #include "smallmind/cancellation.h"
 #include "smallmind/options.h"
@@ -81,9 +82,11 @@ class Workspace {
 };
 
 // Reads, validates and packs the tensors. gang is used for packing; hooks.tick sees the stage
-// "weights" in bytes. Throws kUnsupportedModel, kModelFormat, kModelIo, kCancelled.
+// "weights" in bytes. Weights and workspaces are entered in the ledger, which may be null. Throws
+// kUnsupportedModel, kModelFormat, kModelIo, kCancelled.
 std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSource& source,
-                                        CacheType cache_type, Gang& gang, const CallHooks& hooks);
+                                        CacheType cache_type, Gang& gang, const CallHooks& hooks,
+                                        std::shared_ptr<MemoryLedger> ledger = nullptr);
 
 // True when no element is NaN or infinite.
 bool row_is_finite(std::span<const float> row);

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <new>
+#include <utility>
 
 #include "base/utf8.h"
 #include "quant/pack.h"
@@ -63,11 +64,13 @@ void read_vector(const gguf::TensorInfo& tensor, const ByteSource& source,
 
 }  // namespace
 
-WeightArena::WeightArena(size_t bytes) : bytes_(std::max<size_t>(bytes, 1)) {
+WeightArena::WeightArena(size_t bytes, std::shared_ptr<MemoryLedger> ledger)
+    : bytes_(std::max<size_t>(bytes, 1)) {
   void* mapped =
       ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   data_ = static_cast<std::byte*>(mapped);
+  charge_ = MemoryCharge(std::move(ledger), MemoryCategory::kWeights, bytes_);
   ::madvise(data_, bytes_,
             MADV_HUGEPAGE);  // fewer page faults and TLB misses where the system allows it
 }
@@ -125,7 +128,7 @@ void WeightBinder::refuse_unbound() const {
 }
 
 void WeightBinder::load(const ByteSource& source, Gang& gang, const CallHooks& hooks,
-                        Weights& weights) {
+                        std::shared_ptr<MemoryLedger> ledger, Weights& weights) {
   refuse_unbound();
   size_t arena_bytes = 0;
   uint64_t total = 0;
@@ -134,7 +137,7 @@ void WeightBinder::load(const ByteSource& source, Gang& gang, const CallHooks& h
                    job.target->panel_bytes;  // at most a small multiple of the file's own size
     total += job.tensor->n_bytes;
   }
-  weights.arena = std::make_unique<WeightArena>(arena_bytes);
+  weights.arena = std::make_unique<WeightArena>(arena_bytes, std::move(ledger));
   std::byte* next = weights.arena->data();
   std::vector<PackItem> items;
   std::sort(matrices_.begin(), matrices_.end(), [](const MatrixJob& a, const MatrixJob& b) {

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/gang.h"
+#include "base/tracking_allocator.h"
 #include "gguf/reader.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
@@ -31,7 +32,7 @@ struct LayerWeights {
 class WeightArena {
  public:
   WeightArena() = default;
-  explicit WeightArena(size_t bytes);  // throws std::bad_alloc
+  WeightArena(size_t bytes, std::shared_ptr<MemoryLedger> ledger);  // throws std::bad_alloc
   ~WeightArena();
   WeightArena(const WeightArena&) = delete;
   WeightArena& operator=(const WeightArena&) = delete;
@@ -43,6 +44,7 @@ class WeightArena {
  private:
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
+  MemoryCharge charge_;
 };
 
 // Immutable after load; any thread.
@@ -68,8 +70,9 @@ class WeightBinder {
   void matrix(const std::string& name, size_t n_rows, size_t n_columns, PackedMatrix& target);
   void vector(const std::string& name, size_t n, std::vector<float>& target);
   // Allocates, reads and packs everything with the gang's help, in file order, then protects it. A
-  // tensor that nobody bound is an error.
-  void load(const ByteSource& source, Gang& gang, const CallHooks& hooks, Weights& weights);
+  // tensor that nobody bound is an error. The ledger may be null.
+  void load(const ByteSource& source, Gang& gang, const CallHooks& hooks,
+            std::shared_ptr<MemoryLedger> ledger, Weights& weights);
 
  private:
   struct MatrixJob {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "smallmind/error.h"
 
@@ -34,8 +35,8 @@ uint64_t KvGeometry::bytes_for(int64_t n_tokens) const noexcept {
          static_cast<uint64_t>(n_window) * page_bytes[index(PageGroup::kWindow)];
 }
 
-PagePool::PagePool(const KvGeometry& geometry, uint64_t limit)
-    : geometry_(geometry), limit_(limit) {
+PagePool::PagePool(const KvGeometry& geometry, uint64_t limit, std::shared_ptr<MemoryLedger> ledger)
+    : geometry_(geometry), limit_(limit), ledger_(std::move(ledger)) {
   for (std::vector<std::byte*>& spare : spare_) spare.reserve(kMaxSparePages);
 }
 
@@ -45,9 +46,14 @@ PagePool::~PagePool() {
   }
 }
 
+void PagePool::unmap(PageGroup group, std::byte* page) noexcept {
+  munmap(page, page_bytes(group));
+  if (ledger_) ledger_->subtract(MemoryCategory::kKv, page_bytes(group));
+}
+
 void PagePool::unmap_spare(PageGroup group) noexcept {
   std::vector<std::byte*>& spare = spare_[index(group)];
-  munmap(spare.back(), page_bytes(group));
+  unmap(group, spare.back());
   spare.pop_back();
   spare_bytes_ -= page_bytes(group);
 }
@@ -74,6 +80,7 @@ std::byte* PagePool::take(PageGroup group) {
                                                 std::to_string(n_in_use_) + " pages are in use");
     }
     page = static_cast<std::byte*>(mapped);
+    if (ledger_) ledger_->add(MemoryCategory::kKv, n_bytes);
   }
   ++n_in_use_;
   bytes_in_use_ += n_bytes;
@@ -88,7 +95,7 @@ void PagePool::give_back(PageGroup group, std::byte* page) noexcept {
   std::vector<std::byte*>& spare = spare_[index(group)];
   const bool is_kept = spare.size() < kMaxSparePages && spare_bytes_ + n_bytes <= kMaxSpareBytes;
   if (!is_kept) {
-    munmap(page, n_bytes);
+    unmap(group, page);
     return;
   }
   if (kPoisonsPages) std::memset(page, kNaNByte, n_bytes);

@@ -4,8 +4,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "base/tracking_allocator.h"
 #include "model/model.h"
 
 namespace smallmind {
@@ -30,7 +32,9 @@ struct KvGeometry {
 class PagePool {
  public:
   // The pages in use and those kept at hand never hold more than `limit` bytes.
-  PagePool(const KvGeometry& geometry, uint64_t limit);
+  // What it takes from the system is entered in the ledger, which may be null.
+  PagePool(const KvGeometry& geometry, uint64_t limit,
+           std::shared_ptr<MemoryLedger> ledger = nullptr);
   ~PagePool();
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
@@ -53,10 +57,12 @@ class PagePool {
   int64_t n_in_use() const noexcept { return n_in_use_; }
 
  private:
+  void unmap(PageGroup group, std::byte* page) noexcept;
   void unmap_spare(PageGroup group) noexcept;
 
   const KvGeometry geometry_;
   const uint64_t limit_;
+  const std::shared_ptr<MemoryLedger> ledger_;
   uint64_t bytes_in_use_ = 0;
   int64_t n_in_use_ = 0;
   uint64_t spare_bytes_ = 0;

@@ -17,6 +17,7 @@ constexpr int64_t kNever = -1;
 std::atomic<int64_t> n_compute{0};
 std::atomic<int64_t> compute_fails_in{kNever};
 thread_local int64_t n_here = 0;
+thread_local int64_t n_bytes_here = 0;
 thread_local int64_t here_fails_in = kNever;
 thread_local bool is_compute = false;
 
@@ -40,6 +41,7 @@ bool comes_due(std::atomic<int64_t>& order) {
 
 void* allocate(size_t n, size_t alignment) {
   ++n_here;
+  n_bytes_here += static_cast<int64_t>(n);
   bool fails = here_fails_in >= 0 && here_fails_in-- == 0;
   if (is_compute_thread()) {
     n_compute.fetch_add(1);
@@ -60,6 +62,7 @@ void* allocate_or_throw(size_t n, size_t alignment) {
 }  // namespace
 
 int64_t n_allocations_of_this_thread() { return n_here; }
+int64_t n_bytes_of_this_thread() { return n_bytes_here; }
 int64_t n_allocations_of_compute_threads() { return n_compute.load(); }
 void fail_allocation_of_this_thread(int64_t k) { here_fails_in = k; }
 void fail_allocation_of_compute_threads(int64_t k) { compute_fails_in.store(k); }

@@ -8,6 +8,7 @@ namespace smallmind::testing {
 
 // Calls of operator new in the calling thread, since it started.
 int64_t n_allocations_of_this_thread();
+int64_t n_bytes_of_this_thread();  // that they asked for
 
 // Calls of operator new in all threads named smallmind-loop or smallmind-gang, since the process
 // started. Any thread.
