@@ -1,0 +1,6 @@
+#undef atomic
+#undef recursive_mutex
+#undef thread
+#undef this_thread
+#undef steady_clock
+#undef _mm_pause
