@@ -13,13 +13,15 @@ namespace smallmind {
 extern const Kernels kKernelsGeneric;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
+extern void (*const kAttentionAvx512Bf16)(const AttentionTile& tile);
 
 namespace {
 
 // What the processor has and the operating system saves.
 struct CpuFeatures {
-  bool avx2 = false;    // AVX2, FMA, F16C
-  bool avx512 = false;  // those and AVX-512 F, BW, DQ, VL, VNNI
+  bool avx2 = false;         // AVX2, FMA, F16C
+  bool avx512 = false;       // those and AVX-512 F, BW, DQ, VL, VNNI
+  bool avx512_bf16 = false;  // those and AVX-512 BF16
 };
 
 CpuFeatures detect() {
@@ -36,6 +38,7 @@ CpuFeatures detect() {
   const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1,
              vnni = c >> 11 & 1;
   found.avx512 = found.avx2 && saves_zmm && f && dq && bw && vl && vnni;
+  found.avx512_bf16 = found.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
   return found;
 }
 
@@ -46,13 +49,26 @@ struct Choice {
   bool available;
 };
 
-std::string known_names() { return "generic, avx2 or avx512"; }
+std::string known_names() { return "generic, avx2, avx512 or avx512_bf16"; }
+
+// AVX-512's table with the one kernel that has bfloat16 dots.
+const Kernels& avx512_bf16_table() {
+  static const Kernels table = [] {
+    Kernels t = kKernelsAvx512;
+    t.name = "avx512_bf16";
+    t.attention = kAttentionAvx512Bf16;
+    return t;
+  }();
+  return table;
+}
 
 template <class Fn>
 const Kernels* find(const Fn& matches) {
   const CpuFeatures cpu = detect();
-  const Choice choices[] = {
-      {&kKernelsAvx512, cpu.avx512}, {&kKernelsAvx2, cpu.avx2}, {&kKernelsGeneric, true}};
+  const Choice choices[] = {{&avx512_bf16_table(), cpu.avx512_bf16},
+                            {&kKernelsAvx512, cpu.avx512},
+                            {&kKernelsAvx2, cpu.avx2},
+                            {&kKernelsGeneric, true}};
   for (const Choice& choice : choices)
     if (choice.available && matches(*choice.table)) return choice.table;
   return nullptr;

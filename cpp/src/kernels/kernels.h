@@ -49,27 +49,46 @@ enum class Rope : uint8_t {
 };  // which two elements of a head turn together: (2i, 2i + 1), or (i, i + n / 2)
 enum class Activation : uint8_t { kSilu, kGeluTanh };
 
-inline constexpr size_t kMaxTileQueries = 4;
+inline constexpr size_t kMaxTileQueries = 32;
 inline constexpr size_t kPieceKeys = 64;  // attention folds pieces of 64 keys from left to right
 inline constexpr size_t kPageKeys = 32;
 inline constexpr size_t kMaxHeadDim = 512;
 
+// How a page's region holds 32 keys, or 32 values, of one head.
+//   kBf16: keys [head_dim / 2][32 keys][2], values [16][head_dim][2 keys], bfloat16.
+//   kQ8_0: codes (int8) in the same orders, then the scales [head_dim / 32][32 keys], bfloat16.
+//          REQUIRES: head_dim a multiple of 32.
+// Regions start at multiples of 64 bytes.
+enum class KvFormat : uint8_t { kBf16, kQ8_0 };
+constexpr size_t kv_region_bytes(KvFormat format, size_t head_dim) {
+  return format == KvFormat::kBf16 ? kPageKeys * head_dim * 2
+                                   : kPageKeys * (head_dim + head_dim / 32 * 2);
+}
+
 // Attention of up to kMaxTileQueries queries that read the same keys and values. Query i sees keys
-// [begin[i], end[i]), begin < end.
+// [begin[i], end[i]), begin < end; pages that no query sees are not touched.
 struct AttentionTile {
   size_t n_queries = 0;
   const float* queries[kMaxTileQueries] = {};  // [head_dim] each, values exact in bfloat16
   int64_t begin[kMaxTileQueries] = {};
   int64_t end[kMaxTileQueries] = {};
   float* out[kMaxTileQueries] = {};  // [head_dim] each
+  KvFormat format = KvFormat::kBf16;
   const std::byte* const* pages = nullptr;
-  size_t k_offset =
-      0;  // of this layer's and head's keys in a page: [head_dim / 2][32 keys][2] bfloat16
-  size_t v_offset = 0;  // and values: [16][head_dim][2 keys] bfloat16
+  size_t k_offset = 0;  // of this layer's and head's keys in a page
+  size_t v_offset = 0;  // and values
   size_t head_dim = 0;
   float scale = 1;    // of the dot products
   float softcap = 0;  // 0: none, else cap * tanh(score / cap)
+
+  // In parts: only the pieces [first_piece, first_piece + n_pieces) are computed, all of which
+  // every query sees, and each leaves a part in out[i], one behind the other: its maximum, its sum,
+  // nothing up to 16 floats, its unnormalised output. fold_parts() gives what the whole would have.
+  bool in_parts = false;
+  int64_t first_piece = 0;
+  int64_t n_pieces = 0;
 };
+constexpr size_t part_floats(size_t head_dim) { return 16 + head_dim; }
 
 struct Kernels {
   const char* name;
@@ -99,11 +118,13 @@ struct Kernels {
   void (*rope)(Rope kind, float* head, size_t n_rot, const float* cos, const float* sin);
   // Rounds to bfloat16 (nearest, ties to even; below 2^-56 becomes 0) and keeps floats.
   void (*round_bf16)(float* x, size_t n);
-  // Writes one key and one value, rounded to bfloat16, into slot (0 ... 31) of a page's regions; at
-  // an even slot with clear_next the odd neighbour becomes 0.
-  void (*store_kv)(const float* k, const float* v, size_t head_dim, size_t slot, bool clear_next,
-                   std::byte* k_region, std::byte* v_region);
+  // Writes one key and one value into slot (0 ... 31) of a page's regions; at an even slot with
+  // clear_next the odd neighbour's value becomes 0.
+  void (*store_kv)(KvFormat format, const float* k, const float* v, size_t head_dim, size_t slot,
+                   bool clear_next, std::byte* k_region, std::byte* v_region);
   void (*attention)(const AttentionTile& tile);
+  // out = the n parts of one query, in order, folded and normalised. REQUIRES: n >= 1.
+  void (*fold_parts)(const float* parts, size_t n, size_t head_dim, float* out);
   bool (*all_finite)(const float* x, size_t n);
   // The first index of the highest value. REQUIRES: n > 0, no NaN.
   size_t (*highest)(const float* x, size_t n);

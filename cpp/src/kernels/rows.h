@@ -1,4 +1,4 @@
-// Kernels over one token's row: norm, rotation, activation, cache writes.
+// Kernels over one token's row: norm, rotation, activation.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -72,30 +72,6 @@ template <class S>
 void round_bf16_row(float* x, size_t n) {
   for (size_t i = 0; i < n; i += 16)
     store_partial<S>(x + i, n - i, round_bf16<S>(load_partial<S>(x + i, n - i, 0.0f)));
-}
-
-template <class S>
-void store_kv(const float* k, const float* v, size_t head_dim, size_t slot, bool clear_next,
-              std::byte* k_region, std::byte* v_region) {
-  const auto put = [](std::byte* at, float value) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &value, 4);
-    const auto upper = static_cast<uint16_t>(bits >> 16);
-    __builtin_memcpy(at, &upper, 2);
-  };
-  const bool clear = clear_next && slot % 2 == 0;
-  alignas(64) float rounded[16];
-  for (size_t i = 0; i < head_dim; i += 16) {
-    S::store(rounded, round_bf16<S>(S::load(k + i)));
-    for (size_t j = 0; j < 16; ++j)
-      put(k_region + ((i + j) / 2 * kPageKeys + slot) * 4 + (i + j) % 2 * 2, rounded[j]);
-    S::store(rounded, round_bf16<S>(S::load(v + i)));
-    for (size_t j = 0; j < 16; ++j) {
-      std::byte* at = v_region + (slot / 2 * head_dim + i + j) * 4;
-      put(at + slot % 2 * 2, rounded[j]);
-      if (clear) put(at + 2, 0.0f);
-    }
-  }
 }
 
 }  // namespace smallmind::kernel

@@ -12,7 +12,7 @@ namespace smallmind::simd {
 struct Avx2 {
   static constexpr size_t kRows = 8;
   static constexpr size_t kMaxTile = 4;
-  static constexpr size_t kAttentionQueries = 1;
+  static constexpr size_t kBlockQueries = 2;  // of attention
   static constexpr bool kUnsignedDot =
       false;  // |code| as unsigned byte, the code's sign moved to the input
 
@@ -165,6 +165,9 @@ struct Avx2 {
   static Ints shift_right(Ints x) {
     return {_mm256_srli_epi32(x.low, kShift), _mm256_srli_epi32(x.high, kShift)};
   }
+  static Vec times_power_of_2(Vec x, Vec n) {
+    return mul(x, as_floats(shift_left<23>(add_ints(to_ints(n), ints_set1(127)))));
+  }
   static Ints to_ints(Vec x) { return {_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high)}; }
   static void store_as_int8(int8_t* p, Ints x) {
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.low, x.high), 0xd8);
@@ -190,12 +193,54 @@ struct Avx2 {
     return _mm_cvtsi128_si32(four);
   }
 
-  static Vec load_even_bf16(const std::byte* p) { return as_floats(shift_left<16>(load_ints(p))); }
-  static Vec load_odd_bf16(const std::byte* p) {
-    return as_floats(and_ints(load_ints(p), ints_set1(static_cast<int32_t>(0xffff0000u))));
+  struct Pairs {
+    Vec even, odd;
+  };
+  using Element = float;
+  static Pairs load_pairs(const std::byte* p) {
+    const Ints bits = load_ints(p);
+    return {as_floats(shift_left<16>(bits)),
+            as_floats(and_ints(bits, ints_set1(static_cast<int32_t>(0xffff0000u))))};
+  }
+  static Pairs repeat_pair(const Element* p) { return {set1(p[0]), set1(p[1])}; }
+  static Pairs even_only(const Pairs& x) { return {x.even, set1(0.0f)}; }
+  static Pairs odd_only(const Pairs& x) { return {set1(0.0f), x.odd}; }
+  static Vec dot_pairs(const Pairs& a, const Pairs& b, Vec acc) {
+    return fma(a.even, b.even, fma(a.odd, b.odd, acc));
+  }
+  static void store_elements(Element* p, Vec x) { store(p, x); }
+  template <class Fn>
+  static float fold_lanes(Vec x, const Fn& fn) {
+    const auto both = [](__m256 y) { return Vec{y, y}; };  // fn takes whole vectors
+    const __m256 eight = fn(both(x.low), both(x.high)).low;
+    const __m256 four = fn(both(eight), both(_mm256_permute2f128_ps(eight, eight, 1))).low;
+    const __m256 two = fn(both(four), both(_mm256_permute_ps(four, 0x4e))).low;
+    return _mm256_cvtss_f32(fn(both(two), both(_mm256_permute_ps(two, 0xb1))).low);
+  }
+  static Vec load_codes(const std::byte* p) { return {load_i8(p), load_i8(p + 8)}; }
+  static void store_bf16(std::byte* p, Vec x) {
+    const Ints upper = shift_right<16>(as_ints(x));
+    const __m256i words = _mm256_packus_epi32(upper.low, upper.high);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
+  }
+  static Vec load_bf16_twice(const std::byte* p) { return {four_twice(p), four_twice(p + 8)}; }
+  static Vec load_bf16_in_turn(const std::byte* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    const __m256i bits = _mm256_set1_epi32(pair);
+    const __m256i odd = _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u)));
+    const __m256 x =
+        _mm256_castsi256_ps(_mm256_blend_epi32(_mm256_slli_epi32(bits, 16), odd, 0xaa));
+    return {x, x};
   }
 
  private:
+  static __m256 four_twice(const std::byte* p) {
+    const __m256i wide =
+        _mm256_cvtepu16_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(
+        _mm256_or_si256(_mm256_slli_epi64(wide, 48), _mm256_slli_epi64(wide, 16)));
+  }
   static Ints load_ints(const std::byte* p) { return {load_bytes(p), load_bytes(p + 32)}; }
 };
 

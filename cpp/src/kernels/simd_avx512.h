@@ -11,8 +11,8 @@ namespace smallmind::simd {
 
 struct Avx512 {
   static constexpr size_t kRows = 16;
-  static constexpr size_t kMaxTile = 32;  // tokens a matmul tile
-  static constexpr size_t kAttentionQueries = 4;
+  static constexpr size_t kMaxTile = 32;      // tokens a matmul tile
+  static constexpr size_t kBlockQueries = 8;  // of attention
   static constexpr bool kUnsignedDot =
       true;  // codes enter dots as unsigned bytes: signed ones are offset by 128
 
@@ -118,6 +118,9 @@ struct Avx512 {
   static Ints shift_right(Ints x) {
     return _mm512_srli_epi32(x, kShift);
   }
+  static Vec round_even(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+  // x * 2^n. REQUIRES: n integral in [-126, 127] or NaN, the result normal.
+  static Vec times_power_of_2(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
   static Ints to_ints(Vec x) { return _mm512_cvtps_epi32(x); }  // REQUIRES: integral, small
   static void store_as_int8(int8_t* p, Ints x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
@@ -126,13 +129,50 @@ struct Avx512 {
   static Ints max_ints(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
   static int32_t max_lane(Ints x) { return _mm512_reduce_max_epi32(x); }
 
-  // 32 bfloat16: the even ones and the odd ones, as floats.
-  static Vec load_even_bf16(const std::byte* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+  // Pairs of bfloat16 (kernels/attention.h), here as their even and their odd elements.
+  struct Pairs {
+    Vec even, odd;
+  };
+  using Element = float;
+  static Pairs load_pairs(const std::byte* p) {
+    const Ints bits = _mm512_loadu_si512(p);
+    return {as_floats(shift_left<16>(bits)),
+            as_floats(and_ints(bits, ints_set1(static_cast<int32_t>(0xffff0000u))))};
   }
-  static Vec load_odd_bf16(const std::byte* p) {
-    return _mm512_castsi512_ps(_mm512_and_si512(
-        _mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))));
+  static Pairs repeat_pair(const Element* p) { return {set1(p[0]), set1(p[1])}; }
+  static Pairs even_only(Pairs x) { return {x.even, set1(0.0f)}; }
+  static Pairs odd_only(Pairs x) { return {set1(0.0f), x.odd}; }
+  static Vec dot_pairs(Pairs a, Pairs b, Vec acc) {
+    return fma(a.even, b.even, fma(a.odd, b.odd, acc));
+  }
+  static void store_elements(Element* p, Vec x) { store(p, x); }
+
+  // Lanes i and i + 8, then + 4, + 2, + 1.
+  template <class Fn>
+  static float fold_lanes(Vec x, const Fn& fn) {
+    const Vec eight = fn(x, _mm512_shuffle_f32x4(x, x, 0x4e));
+    const Vec four = fn(eight, _mm512_shuffle_f32x4(eight, eight, 0xb1));
+    const Vec two = fn(four, _mm512_permute_ps(four, 0x4e));
+    return _mm512_cvtss_f32(fn(two, _mm512_permute_ps(two, 0xb1)));
+  }
+  static Vec load_codes(const std::byte* p) { return load_i8(p); }  // 16 int8
+  // 16 values, each exact in bfloat16.
+  static void store_bf16(std::byte* p, Vec x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(as_ints(x), 16)));
+  }
+  // 8 bfloat16, each twice.
+  static Vec load_bf16_twice(const std::byte* p) {
+    const Ints wide = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return as_floats(_mm512_or_si512(_mm512_slli_epi64(wide, 48), _mm512_slli_epi64(wide, 16)));
+  }
+  // 2 bfloat16 in turn.
+  static Vec load_bf16_in_turn(const std::byte* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    const Ints bits = _mm512_set1_epi32(pair);
+    return as_floats(_mm512_mask_slli_epi32(
+        and_ints(bits, ints_set1(static_cast<int32_t>(0xffff0000u))), 0x5555, bits, 16));
   }
 };
 

@@ -10,7 +10,7 @@ namespace smallmind::simd {
 struct Generic {
   static constexpr size_t kRows = 16;
   static constexpr size_t kMaxTile = 4;
-  static constexpr size_t kAttentionQueries = 1;
+  static constexpr size_t kBlockQueries = 2;  // of attention
   static constexpr bool kUnsignedDot = false;
 
   typedef uint16_t Words __attribute__((vector_size(64)));
@@ -139,6 +139,9 @@ struct Generic {
   static Ints shift_right(const Ints& x) {
     return (Ints)((Unsigned)x >> kShift);
   }
+  static Vec times_power_of_2(const Vec& x, const Vec& n) {
+    return x * (Vec)((Ints)((Unsigned)(to_ints(n) + 127) << 23));
+  }
   static Ints to_ints(const Vec& x) { return __builtin_convertvector(x, Ints); }
   static void store_as_int8(int8_t* p, const Ints& x) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(x[i]);
@@ -158,9 +161,44 @@ struct Generic {
     return most;
   }
 
-  static Vec load_even_bf16(const std::byte* p) { return (Vec)(load_any<Unsigned>(p) << 16); }
-  static Vec load_odd_bf16(const std::byte* p) {
-    return (Vec)(load_any<Unsigned>(p) & 0xffff0000u);
+  struct Pairs {
+    Vec even, odd;
+  };
+  using Element = float;
+  static Pairs load_pairs(const std::byte* p) {
+    const Unsigned bits = load_any<Unsigned>(p);
+    return {(Vec)(bits << 16), (Vec)(bits & 0xffff0000u)};
+  }
+  static Pairs repeat_pair(const Element* p) { return {set1(p[0]), set1(p[1])}; }
+  static Pairs even_only(const Pairs& x) { return {x.even, Vec{}}; }
+  static Pairs odd_only(const Pairs& x) { return {Vec{}, x.odd}; }
+  static Vec dot_pairs(const Pairs& a, const Pairs& b, const Vec& acc) {
+    return fma(a.even, b.even, fma(a.odd, b.odd, acc));
+  }
+  static void store_elements(Element* p, const Vec& x) { store(p, x); }
+  template <class Fn>
+  static float fold_lanes(Vec x, const Fn& fn) {
+    for (int half = 8; half > 0; half /= 2) {
+      Vec upper = x;
+      for (int i = 0; i < half; ++i) upper[i] = x[i + half];
+      x = fn(x, upper);
+    }
+    return x[0];
+  }
+  static Vec load_codes(const std::byte* p) { return load_i8(p); }
+  static void store_bf16(std::byte* p, const Vec& x) {
+    const Words16 upper = __builtin_convertvector((Unsigned)x >> 16, Words16);
+    __builtin_memcpy(p, &upper, sizeof upper);
+  }
+  static Vec load_bf16_twice(const std::byte* p) {
+    Ints out;
+    for (int i = 0; i < 16; ++i) out[i] = static_cast<int32_t>(load_any<uint16_t>(p + i / 2 * 2));
+    return (Vec)((Unsigned)out << 16);
+  }
+  static Vec load_bf16_in_turn(const std::byte* p) {
+    Ints out;
+    for (int i = 0; i < 16; ++i) out[i] = static_cast<int32_t>(load_any<uint16_t>(p + i % 2 * 2));
+    return (Vec)((Unsigned)out << 16);
   }
 
  private:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/kv_pages.h"
 #include "kernels/matmul.h"
 #include "kernels/quantize.h"
 #include "kernels/rows.h"
@@ -11,10 +12,10 @@ namespace smallmind::kernel {
 
 template <class S>
 constexpr Kernels make_table(const char* name) {
-  return {name,        quantize<S>,  quantize_fine<S>, quantize_blocks<S>,
-          matmul<S>,   rms_norm<S>,  gated<S>,         add<S>,
-          scale<S>,    softcap<S>,   rope<S>,          round_bf16_row<S>,
-          store_kv<S>, attention<S>, all_finite<S>,    highest<S>};
+  return {name,          quantize<S>,       quantize_fine<S>, quantize_blocks<S>, matmul<S>,
+          rms_norm<S>,   gated<S>,          add<S>,           scale<S>,           softcap<S>,
+          rope<S>,       round_bf16_row<S>, store_kv<S>,      attention<S>,       fold_parts<S>,
+          all_finite<S>, highest<S>};
 }
 
 }  // namespace smallmind::kernel

@@ -10,18 +10,16 @@ namespace smallmind::kernel {
 // Rounds to the nearest integer, ties to even. REQUIRES: |x| < 2^22.
 template <class S>
 inline typename S::Vec round_even(typename S::Vec x) {
+  if constexpr (requires { S::round_even(x); }) return S::round_even(x);
   const auto magic = S::set1(0x1.8p23f);
   return S::sub(S::add(x, magic), magic);
 }
 
-// e^x for x clamped to [-87, 88]; below -87 the result is 0. Error under 2 units in the last place.
-// NaN gives NaN.
+// e^x. REQUIRES: x in [-87, 88] or NaN, which gives NaN. Error under 2 units in the last place.
 template <class S>
-inline typename S::Vec exp(typename S::Vec x) {
-  const auto clamped = S::min(
-      S::set1(88.0f), S::max(S::set1(-87.0f), x));  // a NaN passes both: the second operand wins
-  const auto n = round_even<S>(S::mul(clamped, S::set1(0x1.715476p+0f)));
-  auto r = S::fma(n, S::set1(-0x1.62e400p-1f), clamped);
+inline typename S::Vec exp_in_range(typename S::Vec x) {
+  const auto n = round_even<S>(S::mul(x, S::set1(0x1.715476p+0f)));
+  auto r = S::fma(n, S::set1(-0x1.62e400p-1f), x);
   r = S::fma(n, S::set1(-0x1.7f7d1cp-20f), r);
   // Taylor's series to r^7, |r| <= 0.347.
   auto sum = S::set1(1.0f / 5040.0f);
@@ -32,9 +30,22 @@ inline typename S::Vec exp(typename S::Vec x) {
   sum = S::fma(sum, r, S::set1(0.5f));
   sum = S::fma(sum, r, S::set1(1.0f));
   sum = S::fma(sum, r, S::set1(1.0f));
-  const auto exponent = S::template shift_left<23>(S::add_ints(S::to_ints(n), S::ints_set1(127)));
-  const auto result = S::mul(sum, S::as_floats(exponent));
-  return S::select_less(x, S::set1(-87.0f), S::set1(0.0f), result);
+  return S::times_power_of_2(sum, n);
+}
+
+// e^x for x clamped to at most 88; below -87 the result is 0. NaN gives NaN.
+template <class S>
+inline typename S::Vec exp(typename S::Vec x) {
+  const auto clamped = S::min(
+      S::set1(88.0f), S::max(S::set1(-87.0f), x));  // a NaN passes both: the second operand wins
+  return S::select_less(x, S::set1(-87.0f), S::set1(0.0f), exp_in_range<S>(clamped));
+}
+
+// What exp gives once it is rounded to bfloat16, which writes all below 2^-56 as 0. REQUIRES: x <=
+// 0 or NaN.
+template <class S>
+inline typename S::Vec exp_for_bf16(typename S::Vec x) {
+  return exp_in_range<S>(S::max(S::set1(-87.0f), x));
 }
 
 // x / (1 + e^-x)
@@ -79,20 +90,12 @@ inline typename S::Vec round_bf16(typename S::Vec x) {
 // The sum of 16 lanes as a fixed tree: lanes i and i + 8, then + 4, + 2, + 1.
 template <class S>
 inline float sum_lanes(typename S::Vec x) {
-  alignas(64) float lane[16];
-  S::store(lane, x);
-  for (size_t half = 8; half > 0; half /= 2)
-    for (size_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
-  return lane[0];
+  return S::fold_lanes(x, [](const auto& a, const auto& b) { return S::add(a, b); });
 }
 
 template <class S>
 inline float max_lanes(typename S::Vec x) {
-  alignas(64) float lane[16];
-  S::store(lane, x);
-  for (size_t half = 8; half > 0; half /= 2)
-    for (size_t i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-  return lane[0];
+  return S::fold_lanes(x, [](const auto& a, const auto& b) { return S::max(a, b); });
 }
 
 // Up to 16 floats from p, the missing lanes are `fill`.

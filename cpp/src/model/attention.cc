@@ -5,6 +5,17 @@
 
 namespace smallmind {
 
+AttentionShape attention_shape(const Step& step, PageGroup group) {
+  const Config& c = step.config;
+  AttentionShape shape;
+  shape.queries_of_a_kv_head = c.n_heads / c.n_kv_heads;
+  shape.n_kv_heads = c.n_kv_heads;
+  shape.window = group == PageGroup::kWindow ? static_cast<int64_t>(c.window) : 0;
+  shape.n_threads = step.gang.n_threads();
+  shape.max_parts = kAttentionPartFloats / part_floats(c.head_dim);
+  return shape;
+}
+
 void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_layer) {
   const Config& c = step.config;
   const bool windowed = c.windowed[i_layer];
@@ -32,61 +43,78 @@ void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_laye
         kernel.rms_norm(k + h * d, layer.key_norm.data(), d, c.norm_eps, k + h * d);
       kernel.rope(c.rope, k + h * d, c.n_rot, cos, sin);
       std::byte* keys = page + step.kv.keys_offset(i_layer, h);
-      kernel.store_kv(k + h * d, v + h * d, d, slot, token.last_of_slice, keys, keys + region);
+      kernel.store_kv(step.kv.format, k + h * d, v + h * d, d, slot, token.last_of_slice, keys,
+                      keys + region);
     }
   });
 }
 
 namespace {
 
-// Tokens [first, first + n) of one sequence, n small, and one kv head.
-void attend_tokens(const Step& step, size_t i_layer, size_t kv_head, size_t first, size_t n) {
-  const Config& c = step.config;
-  const size_t group = c.n_heads / c.n_kv_heads, d = c.head_dim;
+AttentionTile tile_of(const Step& step, size_t i_layer, size_t kv_head, size_t first_token) {
+  const KvLayout& kv = step.kv;
   AttentionTile tile;
-  tile.pages = step.ws.tokens[first].pages[static_cast<size_t>(step.kv.layers[i_layer].group)];
-  tile.k_offset = step.kv.keys_offset(i_layer, kv_head);
-  tile.v_offset = tile.k_offset + step.kv.region_bytes;
-  tile.head_dim = d;
-  tile.scale = c.attention_scale;
-  tile.softcap = c.attention_softcap;
-  for (size_t i = 0; i < n * group; ++i) {
-    const size_t t = first + i / group, head = kv_head * group + i % group;
-    const int64_t end = step.ws.tokens[t].position + 1;
-    const auto window = static_cast<int64_t>(c.windowed[i_layer] ? c.window : 0);
+  tile.format = kv.format;
+  tile.pages = step.ws.tokens[first_token].pages[static_cast<size_t>(kv.layers[i_layer].group)];
+  tile.k_offset = kv.keys_offset(i_layer, kv_head);
+  tile.v_offset = tile.k_offset + kv.region_bytes;
+  tile.head_dim = step.config.head_dim;
+  tile.scale = step.config.attention_scale;
+  tile.softcap = step.config.attention_softcap;
+  return tile;
+}
+
+// Where the first part of a head's query goes.
+float* parts_of(const Step& step, TokenParts parts, size_t head) {
+  return step.ws.attention_parts.data() +
+         (parts.first + head * parts.n_parts) * part_floats(step.config.head_dim);
+}
+
+void attend(const Step& step, size_t i_layer, const AttentionPlan& plan, const AttentionItem& item,
+            size_t kv_head) {
+  const Config& c = step.config;
+  const size_t shared = c.n_heads / c.n_kv_heads, d = c.head_dim;
+  const AttentionShape shape = attention_shape(step, step.kv.layers[i_layer].group);
+  AttentionTile tile = tile_of(step, i_layer, kv_head, item.first_token);
+  tile.in_parts = item.in_parts;
+  tile.first_piece = item.first_piece;
+  tile.n_pieces = item.n_pieces;
+  for (size_t i = 0; i < item.n_tokens * shared; ++i) {
+    const size_t t = item.first_token + i / shared, head = kv_head * shared + i % shared;
+    const int64_t position = step.ws.tokens[t].position, begin = shape.first_key(position);
+    const auto skipped =
+        static_cast<size_t>(item.first_piece - begin / static_cast<int64_t>(kPieceKeys));
     tile.queries[tile.n_queries] = step.ws.q.data() + t * c.n_queries() + head * d;
-    tile.out[tile.n_queries] = step.ws.attended.row(t) + head * d;
-    tile.begin[tile.n_queries] = window > 0 && end > window ? end - window : 0;
-    tile.end[tile.n_queries] = end;
-    if (++tile.n_queries == kMaxTileQueries || i + 1 == n * group) {
+    tile.out[tile.n_queries] = item.in_parts
+                                   ? parts_of(step, plan.parts(t), head) + skipped * part_floats(d)
+                                   : step.ws.attended.row(t) + head * d;
+    tile.begin[tile.n_queries] = begin;
+    tile.end[tile.n_queries] = position + 1;
+    if (++tile.n_queries == kMaxTileQueries || i + 1 == item.n_tokens * shared) {
       kernels().attention(tile);
       tile.n_queries = 0;
     }
   }
 }
 
-// Whether token t goes on the sequence of token t - 1.
-bool continues(const Step& step, size_t t) { return t > 0 && !step.ws.tokens[t - 1].last_of_slice; }
-
 }  // namespace
 
 void attention(const Step& step, size_t i_layer) {
   const Config& c = step.config;
-  constexpr size_t kTokensAnItem = 4;
-  const size_t n_groups = (step.n_tokens() + kTokensAnItem - 1) / kTokensAnItem;
-  step.gang.for_each(n_groups * c.n_kv_heads, [&](size_t item, int) {
-    // Late tokens see the most keys: they go first, so that the last items are short.
-    const size_t group = n_groups - 1 - item / c.n_kv_heads, kv_head = item % c.n_kv_heads;
-    const size_t end = std::min(step.n_tokens(), (group + 1) * kTokensAnItem);
-    for (size_t first = group * kTokensAnItem; first < end;) {
-      size_t last = first + 1;
-      while (last < end && continues(step, last)) ++last;
-      attend_tokens(step, i_layer, kv_head, first, last - first);
-      first = last;
-    }
+  const auto group = static_cast<size_t>(step.kv.layers[i_layer].group);
+  const AttentionPlan& plan = step.ws.attention_plans[group];
+  const std::span<const AttentionItem> items = plan.items();
+  // Head by head: threads that are at the same head's keys find them in the shared cache.
+  step.gang.for_each(items.size() * c.n_kv_heads, [&](size_t i, int) {
+    attend(step, i_layer, plan, items[i % items.size()], i / items.size());
   });
-  if (c.n_queries() % 32 == 0)
-    for_each_token(step, [&](size_t t) { kernels().quantize(step.ws.attended.view(), t, 1); });
+  for_each_token(step, [&](size_t t) {
+    const TokenParts parts = plan.parts(t);
+    for (size_t head = 0; parts.n_parts > 0 && head < c.n_heads; ++head)
+      kernels().fold_parts(parts_of(step, parts, head), parts.n_parts, c.head_dim,
+                           step.ws.attended.row(t) + head * c.head_dim);
+    if (c.n_queries() % 32 == 0) kernels().quantize(step.ws.attended.view(), t, 1);
+  });
 }
 
 }  // namespace smallmind

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/machine.h"
 #include "base/math.h"
 #include "model/panel_shares.h"
 #include "quant/pack.h"
@@ -111,13 +112,16 @@ DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w,
       projected(kMaxBatchTokens * c.n_embd),
       gate(kMaxBatchTokens, c.n_ff),
       up(kMaxBatchTokens * c.n_ff),
-      rope(make_rope(c.n_rot, c.rope_base, c.rope_scale, w.rope_factors)) {
+      rope(make_rope(c.n_rot, c.rope_base, c.rope_scale, w.rope_factors)),
+      attention_plans{{kMaxBatchTokens, kMaxThreads}, {kMaxBatchTokens, kMaxThreads}},
+      attention_parts(kAttentionPartFloats) {
   tokens.reserve(kMaxBatchTokens);
   if (c.rope_base_window > 0) rope_window = make_rope(c.n_rot, c.rope_base_window, 1.0f, {});
   const size_t n_bytes = hidden.bytes() + normed.bytes() + normed_fine.bytes() + q.bytes() +
                          k.bytes() + v.bytes() + attended.bytes() + projected.bytes() +
                          gate.bytes() + up.bytes() + rope.cos.bytes() + rope.sin.bytes() +
-                         rope_window.cos.bytes() + rope_window.sin.bytes();
+                         rope_window.cos.bytes() + rope_window.sin.bytes() +
+                         attention_parts.bytes();
   charge_ = MemoryCharge(std::move(ledger), MemoryCategory::kWorkspace, n_bytes);
 }
 
@@ -135,6 +139,9 @@ void begin_step(std::span<const SequenceSlice> slices, const Step& step) {
                            slice.first_position + static_cast<int64_t>(i),
                            {slice.pages.data(), slice.window_pages.data()},
                            i + 1 == slice.ids.size()});
+  for (const PageGroup group : {PageGroup::kFull, PageGroup::kWindow})
+    if (step.kv.page_bytes[static_cast<size_t>(group)] > 0)
+      ws.attention_plans[static_cast<size_t>(group)].make(slices, attention_shape(step, group));
   for_each_token(step, [&](size_t t) {
     fill_rope(ws.rope, t, ws.tokens[t].position);
     fill_rope(ws.rope_window, t, ws.tokens[t].position);

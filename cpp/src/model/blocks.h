@@ -10,6 +10,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/gang.h"
+#include "model/attention_plan.h"
 #include "base/tracking_allocator.h"
 #include "model/config.h"
 #include "model/kv_layout.h"
@@ -57,6 +58,8 @@ struct StepToken {
   bool last_of_slice;
 };
 
+inline constexpr size_t kAttentionPartFloats = 1 << 20;
+
 // The buffers of a step. Nothing is allocated after construction.
 class DecoderWorkspace : public Workspace {
  public:
@@ -77,6 +80,8 @@ class DecoderWorkspace : public Workspace {
   AlignedBuffer<float> up;         // [token][n_ff]
   RopeTable rope;
   RopeTable rope_window;
+  AttentionPlan attention_plans[kPageGroups];
+  AlignedBuffer<float> attention_parts;  // of tokens whose context several threads share
 
  private:
   MemoryCharge charge_;
@@ -91,6 +96,9 @@ struct Step {
   Gang& gang;
   size_t n_tokens() const { return ws.tokens.size(); }
 };
+
+// Of the layers of a page group.
+AttentionShape attention_shape(const Step& step, PageGroup group);
 
 // Up to this many tokens, work on single rows is done by the calling thread: waking helpers costs
 // more.

@@ -17,6 +17,7 @@ struct KvLayout {
     PageGroup group = PageGroup::kFull;
     size_t offset = 0;  // of the first head's keys, bytes
   };
+  KvFormat format = KvFormat::kBf16;
   std::vector<Layer> layers;
   std::array<size_t, kPageGroups> page_bytes = {};  // 0: no layer is of that group
   size_t region_bytes = 0;                          // one head's keys, or its values
@@ -26,6 +27,7 @@ struct KvLayout {
   }
 };
 
-KvLayout make_kv_layout(const Config& config);
+// Throws Error(kUnsupportedModel) when the heads do not fit the cache type.
+KvLayout make_kv_layout(const Config& config, CacheType cache_type);
 
 }  // namespace smallmind

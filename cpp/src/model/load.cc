@@ -11,12 +11,12 @@ namespace {
 
 class DecoderModel : public Model {
  public:
-  DecoderModel(const Architecture& architecture, Config config, Weights weights,
+  DecoderModel(const Architecture& architecture, Config config, KvLayout kv, Weights weights,
                std::shared_ptr<MemoryLedger> ledger)
       : architecture_(architecture),
         config_(std::move(config)),
         weights_(std::move(weights)),
-        kv_(make_kv_layout(config_)),
+        kv_(std::move(kv)),
         ledger_(std::move(ledger)) {}
 
   const std::string& architecture() const override { return config_.architecture; }
@@ -96,7 +96,7 @@ size_t vocabulary_size(const gguf::Header& header, const std::string& architectu
 }  // namespace
 
 std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSource& source,
-                                        CacheType, Gang& gang, const CallHooks& hooks,
+                                        CacheType cache_type, Gang& gang, const CallHooks& hooks,
                                         std::shared_ptr<MemoryLedger> ledger) {
   kernels();  // an unusable SMALLMIND_ISA is refused before anything is read
   const auto name = header.metadata.find_string("general.architecture");
@@ -107,6 +107,7 @@ std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSo
                 "key 'general.architecture': '" + escape(*name) + "' is not supported");
   Config config = architecture->read_config(header);
   config.n_vocab = vocabulary_size(header, config.architecture);
+  KvLayout kv = make_kv_layout(config, cache_type);
   Weights weights;
   WeightBinder binder(header);
   architecture->bind_weights(config, binder, weights);
@@ -116,8 +117,8 @@ std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSo
     if (!(factor > 0) || !std::isfinite(factor))
       throw Error(ErrorKind::kModelFormat,
                   "tensor 'rope_freqs.weight' holds a factor that is not above 0");
-  return std::make_unique<DecoderModel>(*architecture, std::move(config), std::move(weights),
-                                        std::move(ledger));
+  return std::make_unique<DecoderModel>(*architecture, std::move(config), std::move(kv),
+                                        std::move(weights), std::move(ledger));
 }
 
 bool row_is_finite(std::span<const float> row) {

@@ -1,0 +1,40 @@
+// AVX-512 with bfloat16 dots: what attention does otherwise on processors that have them, with the
+// same bits. Included by kernels_avx512_bf16.cc only.
+#pragma once
+
+#include "kernels/simd_avx512.h"
+
+namespace smallmind::simd {
+
+struct Avx512Bf16 : Avx512 {
+  using Pairs = __m512bh;
+  using Element = uint16_t;
+  static Pairs load_pairs(const std::byte* p) { return (Pairs)_mm512_loadu_si512(p); }
+  static Pairs repeat_pair(const Element* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return (Pairs)_mm512_set1_epi32(pair);
+  }
+  static Pairs even_only(Pairs x) {
+    return (Pairs)_mm512_and_si512((Ints)x, _mm512_set1_epi32(0xffff));
+  }
+  static Pairs odd_only(Pairs x) {
+    return (Pairs)_mm512_andnot_si512(_mm512_set1_epi32(0xffff), (Ints)x);
+  }
+  // The instruction takes the odd products first; it reads subnormals as 0 and writes them as 0,
+  // which never meets one: no element is below 2^-56 (numerics.md, "Attention").
+  static Vec dot_pairs(Pairs a, Pairs b, Vec acc) { return _mm512_dpbf16_ps(acc, a, b); }
+  static void store_elements(Element* p, Vec x) { store_bf16(reinterpret_cast<std::byte*>(p), x); }
+
+  static Vec store_rounded(Element* p, Vec x) {
+    const __mmask16 kept = _mm512_cmp_ps_mask(abs(x), set1(0x1p-56f), _CMP_NLT_UQ);
+    const __m256i rounded = (__m256i)_mm512_maskz_cvtneps_pbh(kept, x);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded);
+    return as_floats(shift_left<16>(_mm512_cvtepu16_epi32(rounded)));
+  }
+  static void store_rounding_to_bf16(std::byte* p, Vec x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));
+  }
+};
+
+}  // namespace smallmind::simd
