@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 N_TURNS = 3
 READERS = ("generate", "stream", "slow")
 # How a call ends: mostly by itself; else at a token, or at some moment.
-ENDS = ("", "", "", "cancel", "token", "close", "timer", "timeout")
+ENDS = ("", "", "cancel", "token", "close", "timer", "timeout")
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,15 @@ def _script(order: random.Random, world: World) -> Script:
     turns = []
     for i in range(order.randint(1, N_TURNS) if kind in ("text", "chat") else 1):
         few = [order.randint(world.first_id, world.last_id) for _ in range(order.randint(1, 40))]
+        sampling = _sampling(order, world)
         turns.append(
             Turn(
                 ids=_prompt(order, world) if i == 0 else few,
-                sampling=_sampling(order, world),
+                sampling=sampling,
                 reader=order.choice(READERS),
                 end=order.choice(ENDS),
-                after=order.randint(1, world.max_tokens),
-                within_s=order.uniform(0.0005, world.latest_join_s),
+                after=order.randint(1, sampling["max_tokens"]),
+                within_s=order.uniform(0.0005, world.latest_join_s / 2),
             )
         )
     options: dict[str, Any] = {}
