@@ -41,6 +41,7 @@ struct Listener {
   void notify(bool is_cancel) {
     std::lock_guard lock(mutex);
     if (!is_active || (is_cancel && has_seen_cancel)) return;
+    const LockOrder::Scope order(LockRank::kListener);
     has_seen_cancel = has_seen_cancel || is_cancel;
     try {
       call();
@@ -126,6 +127,7 @@ class CancellationToken::Registration {
   Registration(std::shared_ptr<State> state, std::shared_ptr<Listener> listener)
       : state_(std::move(state)), listener_(std::move(listener)) {}
   ~Registration() {
+    if constexpr (kChecksLockOrder) LockOrder::check_listener_drop();
     {
       MutexLock lock(state_->mutex);
       std::erase(state_->listeners, listener_);

@@ -5,6 +5,9 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <type_traits>
+
+#include "base/lock_order.h"
 
 // The lock annotations: the only macros of the project.
 #if defined(__clang__)
@@ -22,19 +25,34 @@
 
 namespace smallmind {
 
-// Never held while computing, waiting for a thread or calling out.
+// Never held while computing, waiting for a thread or calling out. Taken in the order of
+// lock_order.h; one that names no rank is a leaf.
 class CAPABILITY("mutex") Mutex {
  public:
-  Mutex() = default;
+  explicit Mutex(LockRank rank = LockRank::kLeaf) : rank_{rank} {}
   Mutex(const Mutex&) = delete;
   Mutex& operator=(const Mutex&) = delete;
 
-  void lock() ACQUIRE() { mutex_.lock(); }
-  void unlock() RELEASE() { mutex_.unlock(); }
+  void lock() ACQUIRE() {
+    if constexpr (kChecksLockOrder) LockOrder::enter(rank_.value);
+    mutex_.lock();
+  }
+  void unlock() RELEASE() {
+    mutex_.unlock();
+    if constexpr (kChecksLockOrder) LockOrder::leave();
+  }
 
  private:
   friend class CondVar;
+  struct KeptRank {
+    LockRank value;
+  };
+  struct NoRank {
+    explicit NoRank(LockRank) {}
+    static constexpr LockRank value = LockRank::kLeaf;
+  };
   std::mutex mutex_;
+  [[no_unique_address]] const std::conditional_t<kChecksLockOrder, KeptRank, NoRank> rank_;
 };
 
 class SCOPED_CAPABILITY MutexLock {
@@ -54,6 +72,7 @@ class CondVar {
   using TimePoint = std::chrono::steady_clock::time_point;
 
   void wait(Mutex& mutex) REQUIRES(mutex) {
+    if constexpr (kChecksLockOrder) LockOrder::check_wait();
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
     condition_.wait(lock);
     lock.release();
@@ -64,6 +83,7 @@ class CondVar {
       wait(mutex);
       return true;
     }
+    if constexpr (kChecksLockOrder) LockOrder::check_wait();
     std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
     const std::cv_status status = condition_.wait_until(lock, deadline);
     lock.release();

@@ -85,7 +85,8 @@ class TextSession : public Session, public std::enable_shared_from_this<TextSess
   const std::shared_ptr<KvHold> hold_;  // null: no KV is kept
   const std::shared_ptr<KeyAccount> account_;
 
-  mutable Mutex mutex_;  // a channel's lock may be taken under it, never the other way round
+  // A channel's lock and the mailbox's may be taken under it, never the other way round.
+  mutable Mutex mutex_{LockRank::kSession};
   std::vector<int32_t> history_ GUARDED_BY(mutex_);
   std::optional<OpenCall> open_ GUARDED_BY(mutex_);
   uint64_t n_calls_ GUARDED_BY(mutex_) = 0;
