@@ -12,7 +12,16 @@ One thread-safe `Engine` holds the weights; sessions on any number of threads ge
 from __future__ import annotations
 
 import atexit
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 12):
+    # In a sub-interpreter the extension module would wait for ever; newer Pythons refuse it.
+    import _xxsubinterpreters as _interpreters  # type: ignore[import-not-found,unused-ignore]
+
+    if _interpreters.get_current() != _interpreters.get_main():
+        raise ImportError("smallmind does not support sub-interpreters; use threads or processes")
+    del _interpreters
 
 from . import _core
 from ._core import CancellationToken, Tokenizer

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +252,126 @@ def test_early_end_inside_async_with(engine: sm.Engine) -> None:
     assert stream.finish_reason == "cancelled"
     assert len(stream.result().token_ids) >= 3
     assert_idle(engine)
+
+
+class CancelledAt:
+    """Awaits a coroutine whose n-th wait raises CancelledError, as a cancelled task's does."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], n: int) -> None:
+        self._work = work
+        self._n = n
+        self.was_cancelled = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        steps = self._work.__await__()
+        for i in itertools.count():
+            try:
+                waits_for = next(steps)
+                if i == self._n:
+                    self.was_cancelled = True
+                    steps.throw(asyncio.CancelledError())
+                    raise AssertionError("the cancellation was swallowed")
+            except StopIteration as end:
+                return end.value
+            yield waits_for
+
+
+@pytest.mark.parametrize("kind", ["stream", "stream-with", "agenerate", "chat", "aload"])
+def test_a_cancel_at_every_await_leaves_no_work_behind(
+    engine: sm.Engine, smollm2: Path, kind: str
+) -> None:
+    # P-13, A36
+    session, chat = engine.text_session(), engine.chat_session()
+    options: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True, "temperature": 0}
+
+    async def read(stream: sm.TokenStream) -> int:
+        return len([token async for token in stream])
+
+    async def read_with() -> int:
+        async with session.stream(PROMPT, **options) as stream:
+            return await read(stream)
+
+    async def load() -> int:
+        (await sm.Engine.aload(smollm2, n_threads=1)).close()
+        return 6
+
+    async def agenerate() -> int:
+        return len((await session.agenerate(PROMPT, **options)).token_ids)
+
+    async def at(n: int) -> bool:
+        work = {
+            "stream": lambda: read(session.stream(PROMPT, **options)),
+            "stream-with": read_with,
+            "agenerate": agenerate,
+            "chat": lambda: read(chat.stream("Hi", **options)),
+            "aload": load,
+        }[kind]()
+        cancelling = CancelledAt(work, n)
+        if n == 99:
+            assert await cancelling == 6
+        else:
+            with contextlib.suppress(asyncio.CancelledError):
+                await cancelling
+        return cancelling.was_cancelled
+
+    n_cancelled = 0
+    for n in (*range(8), 99):
+        n_cancelled += asyncio.run(at(n))
+        session.reset()
+        chat.reset()
+    assert n_cancelled >= (1 if kind in ("agenerate", "aload") else 3)
+    assert session.generate(PROMPT, max_tokens=1).usage.completion_tokens == 1
+    session.close()
+    chat.close()
+    assert_idle(engine)
+
+
+def test_two_loops_in_two_threads_share_an_engine(engine: sm.Engine) -> None:
+    # P-13
+    expected = engine.generate(PROMPT, seed=4, max_tokens=10, ignore_eos=True).token_ids
+
+    async def read() -> list[int]:
+        stream = engine.stream(PROMPT, seed=4, max_tokens=10, ignore_eos=True)
+        return [token.id async for token in stream]
+
+    async def all_of_them() -> list[list[int]]:
+        return await asyncio.gather(*(read() for _ in range(10)))
+
+    outputs: list[list[list[int]]] = []
+    threads = [
+        threading.Thread(target=lambda: outputs.append(asyncio.run(all_of_them())))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outputs == [[expected] * 10] * 2
+
+
+def test_failures_come_out_of_the_await(smollm2: Path) -> None:
+    # A38, B20, B21
+    async def main() -> None:
+        engine = sm.Engine(
+            smollm2, n_threads=2, max_buffered_tokens=2, on_full="error", max_queue_depth=1
+        )
+        slow = engine.stream(PROMPT, max_tokens=50, ignore_eos=True)
+        assert (await slow.__anext__()).index == 0
+        while engine.status().n_running or engine.status().n_queued:
+            await asyncio.sleep(0.005)
+        with pytest.raises(sm.BufferFullError, match=slow.session_id):
+            while True:
+                await slow.__anext__()
+        tasks = [
+            asyncio.create_task(
+                engine.text_session().agenerate(PROMPT, max_tokens=5_000, ignore_eos=True)
+            )
+            for _ in range(200)
+        ]
+        await asyncio.sleep(0.3)
+        engine.close()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        kinds = {type(end) for end in ends}
+        assert kinds == {sm.QueueFullError, sm.EngineClosedError}
+
+    asyncio.run(main())
