@@ -258,6 +258,7 @@ def test_surroundings_do_not_matter(
 def test_no_descriptor_is_left_open(smollm2: Path) -> None:
     # A37, A38
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    sm.Engine(smollm2, n_threads=1).close()  # the runtime's thread comes with the first load
     before = len(os.listdir("/proc/self/fd"))
     threads_before = len(os.listdir("/proc/self/task"))
     for _ in range(3):
