@@ -8,8 +8,17 @@ Ctrl-C <= 100 ms.
 
 from __future__ import annotations
 
-import cancelling
 import receipt
+from cancelling import (
+    N_OTHER_TOKENS,
+    N_OTHERS,
+    PLACES,
+    WAYS,
+    cancel_one,
+    ctrl_c,
+    limits,
+    steps_until_pages_are_back,
+)
 from load import busy, percentile
 
 import smallmind as sm
@@ -21,18 +30,16 @@ def main() -> None:
     parser.add_argument("--ctrl-c", type=int, default=10, help="Ctrl-C a place")
     options = parser.parse_args()
     with sm.Engine(options.model) as engine:
-        limits = cancelling.limits(engine.info.kv_bytes_per_token)
+        room = limits(engine.info.kv_bytes_per_token)
     times: dict[str, list[float]] = {}
-    with sm.Engine(options.model, n_threads=options.threads, **limits) as engine:
-        with busy(engine, cancelling.N_OTHERS, max_tokens=cancelling.N_OTHER_TOKENS):
-            for salt in range(options.each):
-                for place in cancelling.PLACES:
-                    for way in cancelling.WAYS:
-                        seen = cancelling.cancel_one(engine, place, way, salt)
+    with sm.Engine(options.model, n_threads=options.threads, **room) as engine:
+        with busy(engine, N_OTHERS, max_tokens=N_OTHER_TOKENS):
+            for _ in range(options.each):
+                for place in PLACES:
+                    for way in WAYS:
+                        seen = cancel_one(engine, place, way)
                         times.setdefault(place, []).append(seen.back_s)
-            steps = [
-                cancelling.steps_until_pages_are_back(engine, salt) for salt in range(options.each)
-            ]
+            steps = [steps_until_pages_are_back(engine) for _ in range(options.each)]
         info = repr(engine)
     figures = {
         "engine": info,
@@ -44,8 +51,8 @@ def main() -> None:
     for place, values in times.items():
         receipt.bound(figures["bounds"], f"{place}_p99_s", percentile(values, 99), at_most=0.050)
     receipt.bound(figures["bounds"], "steps_max", max(steps), at_most=2)
-    for place in cancelling.PLACES:
-        late = [cancelling.ctrl_c(options.model, place) for _ in range(options.ctrl_c)]
+    for place in PLACES:
+        late = [ctrl_c(options.model, place) for _ in range(options.ctrl_c)]
         figures["ctrl_c"][place] = receipt.summary(late, "s")
         receipt.bound(figures["bounds"], f"ctrl_c_{place}_max_s", max(late), at_most=0.100)
     receipt.write(options, "control", figures)

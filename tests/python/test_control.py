@@ -41,8 +41,8 @@ def test_a_cancelled_caller_is_back_while_fifteen_others_run(
     crowded: sm.Engine, place: str
 ) -> None:
     seen = [
-        cancelling.cancel_one(crowded, place, way, salt)
-        for salt, way in enumerate([*cancelling.WAYS, *cancelling.WAYS[:-1]])
+        cancelling.cancel_one(crowded, place, way)
+        for way in [*cancelling.WAYS, *cancelling.WAYS[:-1]]
     ]
     times = [cancelled.back_s for cancelled in seen]
     assert percentile(times, 85) <= BACK_S, times
@@ -54,13 +54,13 @@ def test_a_cancelled_caller_is_back_while_fifteen_others_run(
 
 def test_pages_come_back_within_one_step(crowded: sm.Engine) -> None:
     # One step may be half way when the cancel comes, and one is already planned with it.
-    steps = [cancelling.steps_until_pages_are_back(crowded, salt) for salt in range(2)]
+    steps = [cancelling.steps_until_pages_are_back(crowded) for _ in range(2)]
     assert max(steps) <= 2, steps
 
 
 def test_pages_come_back_to_an_engine_that_keeps_nothing(smollm2: Path) -> None:
     with sm.Engine(smollm2, n_threads=2, enable_kv_cache=False) as engine:
-        assert cancelling.steps_until_pages_are_back(engine, 1, 3_000) <= 2
+        assert cancelling.steps_until_pages_are_back(engine, 3_000) <= 2
         assert_idle(engine, n_kv_pages=0)
         assert engine.status().kv_bytes == 0
 

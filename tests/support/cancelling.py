@@ -5,6 +5,7 @@ Used by the tests of control and by tests/bench/control.py.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -42,9 +43,13 @@ def limits(kv_bytes_per_token: int, n_long: int = LONG) -> dict[str, Any]:
     return {"kv_limit": room * kv_bytes_per_token, "context_length": n_long + 1_000}
 
 
-def cancel_one(engine: sm.Engine, place: str, way: str, salt: int, n_long: int = LONG) -> Cancelled:
+_numbers = itertools.count()
+
+
+def cancel_one(engine: sm.Engine, place: str, way: str, n_long: int = LONG) -> Cancelled:
     """Starts a request, waits until it is at its place, and ends it in one of the ways.
     REQUIRES: N_OTHERS requests run all the while."""
+    salt = next(_numbers)
     n_vocab = engine.info.n_vocab
     n_prompt = 20 if place == "decode" else n_long
     ids = ids_of(n_prompt, f"cancelled {salt}", n_vocab)
@@ -100,10 +105,10 @@ def _reach(engine: sm.Engine, place: str, before: sm.EngineStatus, stream: Any) 
         wait_until(lambda: engine.status().n_queued > before.n_queued, "it waits in the queue")
 
 
-def steps_until_pages_are_back(engine: sm.Engine, salt: int, n_long: int = LONG) -> int:
+def steps_until_pages_are_back(engine: sm.Engine, n_long: int = LONG) -> int:
     """Steps from the close of a session amid its prefill to the return of its pages; those of
     others change by less than a page a step."""
-    ids = ids_of(n_long, f"pages {salt}", engine.info.n_vocab)
+    ids = ids_of(n_long, f"pages {next(_numbers)}", engine.info.n_vocab)
     before = engine.status().n_computed_tokens
     with engine.text_session() as session:
         stream = session.stream(ids, **{**ENDLESS, "max_tokens": 500})
