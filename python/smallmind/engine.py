@@ -70,8 +70,8 @@ class Engine(Uncopyable):
         kv_limit: bytes of keys and values of all sessions together, as an int or a str such as
             "2GiB"; None takes half of the memory that is free once the model is loaded.
         max_kv_tokens: the most tokens that a session may hold; None: the context length.
-        max_queue_depth: how many requests may wait to be admitted; one more raises QueueFullError
-            at once. None: any number.
+        max_queue_depth: how many requests may wait for a place among those that run side by side;
+            one more raises QueueFullError at once. None: any number.
         max_buffered_tokens: how many tokens of a stream may wait for its reader, 1 to 65,536.
         on_full: what happens then: "pause" holds that generation until its reader has caught up,
             "error" ends it with BufferFullError. Others go on either way.
