@@ -144,25 +144,23 @@ inline void store_rows(float* to, typename S::Row x, size_t n) {
   for (size_t r = 0; r < n; ++r) to[r] = rows[r];
 }
 
-// One panel times tokens [token, token + n_tokens), at most S::kMaxTile.
-template <class S, class F, bool kFine, bool kPrefetch>
+// One panel times tokens [token, token + n_tokens), at most kTile. A tile of one token keeps its
+// accumulator in a register.
+template <class S, class F, bool kFine, size_t kTile, bool kPrefetch>
 void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token,
                 size_t n_tokens, float* out, size_t out_stride) {
   const std::byte* bytes = w.panels + panel * w.panel_bytes;
+  const size_t n = kTile == 1 ? 1 : n_tokens;
   for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
     const size_t first = panel * quant::kPanelRows + row;
     if (first >= w.n_rows) return;
-    typename S::Row acc[S::kMaxTile];
-    for (size_t t = 0; t < n_tokens; ++t) {
-      acc[t] = S::row_set1(0.0f);
-      // Tokens' results lie far apart; fetched now, they are there when they are written.
-      __builtin_prefetch(out + (token + t) * out_stride + first, 1);
-    }
+    typename S::Row acc[kTile];
+    for (size_t t = 0; t < n; ++t) acc[t] = S::row_set1(0.0f);
     if constexpr (F::kInteger)
-      integer_tile<S, F, kFine, kPrefetch>(bytes, row, a, token, n_tokens, acc);
+      integer_tile<S, F, kFine, kPrefetch>(bytes, row, a, token, n, acc);
     else
-      float_tile<S, F, kPrefetch>(bytes, row, a, token, n_tokens, acc);
-    for (size_t t = 0; t < n_tokens; ++t)
+      float_tile<S, F, kPrefetch>(bytes, row, a, token, n, acc);
+    for (size_t t = 0; t < n; ++t)
       store_rows<S>(out + (token + t) * out_stride + first, acc[t], w.n_rows - first);
   }
 }
@@ -171,13 +169,15 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
 template <class S, class F, bool kFine>
 void panel_tokens(const PackedMatrix& w, size_t panel, const Activations& a, size_t n_tokens,
                   float* out, size_t out_stride) {
-  size_t n_tiles = (n_tokens + S::kMaxTile - 1) / S::kMaxTile;
+  constexpr size_t kTile = S::kMaxTile;
+  if (n_tokens == 1) return panel_tile<S, F, kFine, 1, true>(w, panel, a, 0, 1, out, out_stride);
+  size_t n_tiles = (n_tokens + kTile - 1) / kTile;
   for (size_t token = 0; n_tiles > 0; --n_tiles) {
     const size_t n = (n_tokens - token + n_tiles - 1) / n_tiles;
     if (token == 0)
-      panel_tile<S, F, kFine, true>(w, panel, a, token, n, out, out_stride);
+      panel_tile<S, F, kFine, kTile, true>(w, panel, a, token, n, out, out_stride);
     else
-      panel_tile<S, F, kFine, false>(w, panel, a, token, n, out, out_stride);
+      panel_tile<S, F, kFine, kTile, false>(w, panel, a, token, n, out, out_stride);
     token += n;
   }
 }
