@@ -92,13 +92,13 @@ def mean_kl(truth: Array, other: Array) -> float:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Callable[[TinySpec], tuple[Path, Any]]]:
+def tiny(tmp_path: Path) -> Iterator[Callable[..., tuple[Path, Any]]]:
     """Writes a model and opens it with two threads; engines close at the end."""
     engines: list[Any] = []
 
-    def build(spec: TinySpec) -> tuple[Path, Any]:
+    def build(spec: TinySpec, **options: Any) -> tuple[Path, Any]:
         path = write_tiny(tmp_path / f"tiny{len(engines)}.gguf", spec)
-        engines.append(sm.Engine(str(path), n_threads=2))
+        engines.append(sm.Engine(str(path), n_threads=2, **options))
         return path, engines[-1]
 
     yield build
@@ -108,7 +108,7 @@ def tiny(tmp_path: Path) -> Iterator[Callable[[TinySpec], tuple[Path, Any]]]:
 
 @pytest.mark.parametrize("spec", ONE_LAYER, ids=name_of)
 def test_every_type_agrees_with_the_prescribed_arithmetic(
-    spec: TinySpec, tiny: Callable[[TinySpec], tuple[Path, Any]]
+    spec: TinySpec, tiny: Callable[..., tuple[Path, Any]]
 ) -> None:
     path, engine = tiny(spec)
     truth_model = ReferenceModel(path, np.float64)
@@ -125,7 +125,7 @@ def test_every_type_agrees_with_the_prescribed_arithmetic(
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_graph_variant_agrees_with_the_reference(
-    name: str, tiny: Callable[[TinySpec], tuple[Path, Any]]
+    name: str, tiny: Callable[..., tuple[Path, Any]]
 ) -> None:
     path, engine = tiny(GRAPHS[name])
     ids = random_ids(ReferenceModel(path).n_vocab)
@@ -137,12 +137,35 @@ def test_every_graph_variant_agrees_with_the_reference(
     assert rms.max() <= 0.05
 
 
+Q8_GRAPHS = ("llama", "llama-one-kv-head", "llama-head-128", "gemma3-plain", "gemma3-head-256")
+
+
+@pytest.mark.parametrize("name", Q8_GRAPHS)
+def test_a_q8_0_cache_agrees_with_its_simulation(
+    name: str, tiny: Callable[..., tuple[Path, Any]]
+) -> None:
+    path, engine = tiny(GRAPHS[name], cache_type="q8_0")
+    ids = random_ids(ReferenceModel(path).n_vocab)
+    ours = engine.score(ids)
+    rms = row_rms(SimulatedModel(path, cache_type="q8_0").score(ids), ours)
+    other = row_rms(SimulatedModel(path).score(ids), ours)
+    assert np.median(rms) <= 0.01
+    assert np.median(other) > 2 * np.median(rms)  # the bound would see the wrong cache
+
+
+def test_a_q8_0_cache_needs_heads_of_whole_blocks(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", replace(NARROW, head_dim=48))
+    with pytest.raises(sm.UnsupportedModelError, match=r"cache_type.*48"):
+        sm.Engine(str(path), cache_type="q8_0")
+    sm.Engine(str(path)).close()
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 @pytest.mark.parametrize("mix", [SMOLLM_MIX, GEMMA_MIX, EVERY_TYPE], ids=["smollm", "gemma", "all"])
 def test_deeper_mixes_stay_within_eight_bit_noise(
     architecture: str,
     mix: dict[str, str],
-    tiny: Callable[[TinySpec], tuple[Path, Any]],
+    tiny: Callable[..., tuple[Path, Any]],
 ) -> None:
     spec = TinySpec(architecture=architecture, n_layers=3, types=mix, tied=mix is not EVERY_TYPE)
     path, engine = tiny(spec)
@@ -153,13 +176,17 @@ def test_deeper_mixes_stay_within_eight_bit_noise(
     assert mean_kl(truth, engine.score(ids)) <= 1.5 * noise
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("cache_type", ["bf16", "q8_0"])
+@pytest.mark.parametrize(
+    ("architecture", "window"), [("llama", 0), ("gemma3", 48), ("gemma3", 1024)]
+)
 def test_a_prefix_scores_the_same_bits_as_the_whole(
-    architecture: str, tiny: Callable[[TinySpec], tuple[Path, Any]]
+    architecture: str, window: int, cache_type: str, tiny: Callable[..., tuple[Path, Any]]
 ) -> None:
     """Around the borders of pages (32), pieces (64), the window (48) and chunks (128)."""
     types = SMOLLM_MIX if architecture == "llama" else GEMMA_MIX
-    path, engine = tiny(TinySpec(architecture=architecture, n_layers=7, types=types))
+    spec = TinySpec(architecture=architecture, n_layers=7, types=types, window=window)
+    path, engine = tiny(spec, cache_type=cache_type)
     ids = random_ids(ReferenceModel(path).n_vocab, 300)
     whole = engine.score(ids)
     for n in (1, 2, 31, 32, 33, 47, 48, 49, 63, 64, 65, 96, 127, 128, 129, 255, 256, 257, 299):
@@ -168,7 +195,7 @@ def test_a_prefix_scores_the_same_bits_as_the_whole(
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_chosen_positions_are_rows_of_the_whole(
-    architecture: str, tiny: Callable[[TinySpec], tuple[Path, Any]]
+    architecture: str, tiny: Callable[..., tuple[Path, Any]]
 ) -> None:
     path, engine = tiny(TinySpec(architecture=architecture, types=SMOLLM_MIX))
     ids = random_ids(ReferenceModel(path).n_vocab, 300)

@@ -1,9 +1,10 @@
 """Runs one model in this process and prints what must not depend on how it ran.
 
     python tests/support/identity_probe.py MODEL.gguf PLAN.json
-The plan names ids to score, prompts, the number of tokens, threads, and whether the prompts run at
-once. The instruction set is the environment's (SMALLMIND_ISA): it is chosen once a process, which
-is why this is a program. Output: one JSON object; logits as the sha256 of their bytes.
+The plan names ids to score, prompts, the number of tokens, threads, the cache type, and whether the
+prompts run at once. The instruction set is the environment's (SMALLMIND_ISA): it is chosen once a
+process, which is why this is a program. Output: one JSON object; logits as the sha256 of their
+bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def run_prompts(engine: Any, plan: dict[str, Any], sampling: dict[str, Any]) -> 
 
 def main() -> None:
     plan = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
-    with sm.Engine(sys.argv[1], n_threads=plan["n_threads"]) as engine:
+    cache_type = plan.get("cache_type", "bf16")
+    with sm.Engine(sys.argv[1], n_threads=plan["n_threads"], cache_type=cache_type) as engine:
         found: dict[str, Any] = {"engine": repr(engine)}
         if plan["ids"]:
             found["logits"] = logits_digest(engine, plan["ids"], plan.get("slab", 128))

@@ -1,4 +1,5 @@
-"""The reference graph with the product's two roundings: eight-bit activations, bfloat16 attention.
+"""The reference graph with the product's two roundings: eight-bit activations, bfloat16 attention
+(and, where asked for, keys and values that were kept in eight bits).
 
 Written from the frozen formulas of the arithmetic, not from the kernels. The sums stay NumPy's, so
 an engine agrees up to float rounding and to the rare code that such a rounding tips over to its
@@ -43,6 +44,16 @@ def to_bf16(x: Array) -> Array:
     return out
 
 
+def through_q8_cache(x: Array) -> Array:
+    """Rows as a q8_0 cache gives them back: of 32 elements a bfloat16 scale and integer codes."""
+    blocks = x.astype(np.float32).reshape(*x.shape[:-1], -1, BLOCK)
+    scale = to_bf16(np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127))
+    scale = np.where(scale < 2.0**-56, np.float32(0), scale)
+    inverse = np.where(scale > 0, np.float32(1) / np.where(scale > 0, scale, 1), np.float32(0))
+    out: Array = to_bf16(np.rint(blocks * inverse) * scale).reshape(x.shape).astype(x.dtype)
+    return out
+
+
 def attend_in_pieces(q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_]) -> Array:
     """One head. Each piece has its own maximum and bfloat16 probabilities; pieces fold in order."""
     n, n_keys = visible.shape
@@ -73,9 +84,11 @@ class SimulatedModel(ReferenceModel):
         path: Path,
         dtype: type[np.floating[Any]] = np.float64,
         fine: tuple[str, ...] = FINE_ROLES,
+        cache_type: str = "bf16",
     ) -> None:
         super().__init__(path, dtype)
         self.fine = fine
+        self.cached = {"bf16": to_bf16, "q8_0": through_q8_cache}[cache_type]
 
     def product(self, x: Array, name: str) -> Array:
         if self.kinds[name] in UNQUANTISED:
@@ -84,7 +97,7 @@ class SimulatedModel(ReferenceModel):
         return super().product(quantised(x, TWO_PLANES if fine else ONE_PLANE), name)
 
     def mix(self, q: Array, k: Array, v: Array, visible: npt.NDArray[np.bool_]) -> Array:
-        q, k, v = to_bf16(q), to_bf16(k), to_bf16(v)
+        q, k, v = to_bf16(q), self.cached(k), self.cached(v)
         group = q.shape[1] // k.shape[1]
         heads = [
             attend_in_pieces(q[:, h], k[:, h // group], v[:, h // group], visible)

@@ -1,4 +1,5 @@
-// The bytes of whole models of one small layer, their weights all zero: every logit is 0.
+// The bytes of whole models of small layers, by default one; their weights are all zero: every
+// logit is 0.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,10 @@ inline constexpr uint64_t kVocab = 6;
 
 class ModelBytes {
  public:
-  explicit ModelBytes(std::string architecture, uint32_t context_length = 64)
-      : architecture_(std::move(architecture)), context_length_(context_length) {
+  explicit ModelBytes(std::string architecture, uint32_t context_length = 64, uint32_t n_layers = 1)
+      : architecture_(std::move(architecture)),
+        context_length_(context_length),
+        n_layers_(n_layers) {
     const bool is_gemma = architecture_ == "gemma3";
     add_hyper_parameters(is_gemma);
     add_vocabulary();
@@ -54,7 +57,7 @@ class ModelBytes {
     add(string_entry("general.architecture", architecture_));
     add_count("context_length", context_length_);
     add_count("embedding_length", kEmbd);
-    add_count("block_count", 1);
+    add_count("block_count", n_layers_);
     add_count("feed_forward_length", kEmbd);
     add_count("attention.head_count", 2);
     add_count("attention.head_count_kv", 1);
@@ -77,7 +80,8 @@ class ModelBytes {
     add(u32_entry("tokenizer.ggml.unknown_token_id", 0));
   }
   void add_layer_tensor(const std::string& name, const std::vector<uint64_t>& dims) {
-    add_tensor("blk.0." + name + ".weight", dims);
+    for (uint32_t i = 0; i < n_layers_; ++i)
+      add_tensor("blk." + std::to_string(i) + "." + name + ".weight", dims);
   }
   void add_tensor(const std::string& name, const std::vector<uint64_t>& dims) {
     uint64_t n_bytes = sizeof(float);
@@ -89,6 +93,7 @@ class ModelBytes {
 
   const std::string architecture_;
   const uint32_t context_length_;
+  const uint32_t n_layers_;
   std::string entries_;
   std::string tensors_;
   uint64_t n_entries_ = 0;

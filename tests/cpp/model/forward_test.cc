@@ -1,0 +1,173 @@
+// A step of small models with random weights: the same bits however it is cut, pages out of sight
+// untouched, and a watch that ends it between layers.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <memory>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/gang.h"
+#include "gguf/model_bytes.h"
+#include "model/model.h"
+
+namespace smallmind {
+namespace {
+
+constexpr int64_t kWindow = 8;  // of gguf::ModelBytes' gemma3
+
+std::unique_ptr<const Model> random_model(const char* architecture, uint32_t n_layers,
+                                          CacheType cache_type = CacheType::kBf16) {
+  const gguf::ModelBytes model(architecture, 4'096, n_layers);
+  std::string bytes = model.all();
+  std::mt19937 rng(n_layers);
+  std::normal_distribution<float> draw(0.0f, 0.4f);
+  for (size_t at = (model.header_bytes() + 31) / 32 * 32; at + 4 <= bytes.size(); at += 4) {
+    const float x = draw(rng);
+    std::memcpy(bytes.data() + at, &x, 4);
+  }
+  const auto source = memory_source(std::as_bytes(std::span(bytes)));
+  const gguf::Header header = gguf::parse(*source);
+  Gang gang(1);
+  return load_model(header, *source, cache_type, gang, {});
+}
+
+// The pages of one sequence, full of NaN at first.
+class Pages {
+ public:
+  explicit Pages(const Model& model) : model_(model) {}
+
+  void grow(int64_t n_tokens) {
+    while (static_cast<int64_t>(full_.size()) * kPageTokens < n_tokens) {
+      full_.push_back(take(PageGroup::kFull));
+      window_.push_back(take(PageGroup::kWindow));
+    }
+  }
+  // What no token from `position` on sees.
+  void drop_hidden(int64_t position) {
+    if (model_.window() == 0) return;
+    for (int64_t page = 0; (page + 1) * kPageTokens <= position + 1 - model_.window(); ++page)
+      window_[static_cast<size_t>(page)] = nullptr;
+  }
+  SequenceSlice slice(std::span<const int32_t> ids, int64_t first_position) const {
+    return {ids, first_position, full_, window_};
+  }
+
+ private:
+  std::byte* take(PageGroup group) {
+    const size_t n_bytes = model_.page_bytes(group);
+    if (n_bytes == 0) return nullptr;
+    storage_.push_back(std::make_unique<std::byte[]>(n_bytes + 64));
+    std::memset(storage_.back().get(), 0xff, n_bytes + 64);
+    const auto at = reinterpret_cast<uintptr_t>(storage_.back().get());
+    return storage_.back().get() + (64 - at % 64) % 64;
+  }
+
+  const Model& model_;
+  std::vector<std::unique_ptr<std::byte[]>> storage_;
+  std::vector<std::byte*> full_, window_;
+};
+
+class ForwardTest : public testing::TestWithParam<const char*> {
+ protected:
+  // Logits of every position, computed in chunks.
+  std::vector<float> run(const Model& model, int n_threads, int64_t chunk, bool drops) const {
+    Gang gang(n_threads);
+    const auto workspace = model.make_workspace();
+    Pages pages(model);
+    const auto n_vocab = static_cast<size_t>(model.n_vocab());
+    std::vector<float> out(ids_.size() * n_vocab);
+    for (int64_t at = 0; at < static_cast<int64_t>(ids_.size()); at += chunk) {
+      const auto n = std::min(chunk, static_cast<int64_t>(ids_.size()) - at);
+      pages.grow(at + n);
+      if (drops) pages.drop_hidden(at);
+      const SequenceSlice slice =
+          pages.slice(std::span(ids_).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), at);
+      EXPECT_TRUE(model.forward({&slice, 1}, *workspace, gang, nullptr));
+      std::vector<int32_t> rows(static_cast<size_t>(n));
+      for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
+      model.logits(rows, *workspace, gang, out.data() + static_cast<size_t>(at) * n_vocab);
+    }
+    return out;
+  }
+
+  static std::vector<int32_t> make_ids() {
+    std::vector<int32_t> ids(900);
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * i % gguf::kVocab);
+    return ids;
+  }
+  const std::vector<int32_t> ids_ = make_ids();
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, ForwardTest, testing::Values("llama", "gemma3"));
+
+TEST_P(ForwardTest, GivesTheSameBitsInAnyChunksOnAnyThreads) {
+  const auto model = random_model(GetParam(), 7);  // gemma3's sixth sees everything
+  const auto whole = run(*model, 1, 256, false);
+  for (const float x : whole) ASSERT_TRUE(std::isfinite(x));
+  EXPECT_NE(0, std::memcmp(whole.data(), whole.data() + model->n_vocab() * 2,
+                           static_cast<size_t>(model->n_vocab()) * 4));
+  for (const auto& [n_threads, chunk] : {std::pair{1, 1}, {2, 1}, {3, 1}, {2, 48}, {3, 131}}) {
+    EXPECT_EQ(0, std::memcmp(whole.data(), run(*model, n_threads, chunk, true).data(),
+                             whole.size() * sizeof(float)))
+        << n_threads << " threads, chunks of " << chunk;
+  }
+}
+
+TEST_P(ForwardTest, AsksTheWatchBetweenLayersAndLeavesThePositionsAsTheyWere) {
+  struct Watch : StepWatch {
+    int n_left;
+    int n_asked = 0;
+    explicit Watch(int n) : n_left(n) {}
+    bool is_wanted() noexcept override { return ++n_asked <= n_left; }
+  };
+  const auto model = random_model(GetParam(), 7);
+  const auto want = run(*model, 1, 256, false);
+  Gang gang(2);
+  const auto workspace = model->make_workspace();
+  Pages pages(*model);
+  pages.grow(40);
+  const SequenceSlice first = pages.slice(std::span(ids_).first(20), 0);
+  EXPECT_TRUE(model->forward({&first, 1}, *workspace, gang, nullptr));
+  const SequenceSlice slice = pages.slice(std::span(ids_).subspan(20, 17), 20);
+  for (int n = 0; n < 6; ++n) {
+    Watch watch(n);
+    EXPECT_FALSE(model->forward({&slice, 1}, *workspace, gang, &watch));
+    EXPECT_EQ(watch.n_asked, n + 1);
+  }
+  Watch patient(6);
+  EXPECT_TRUE(model->forward({&slice, 1}, *workspace, gang, &patient));
+  EXPECT_EQ(patient.n_asked, 6);
+  std::vector<float> out(static_cast<size_t>(model->n_vocab()));
+  const int32_t row = 16;
+  model->logits({&row, 1}, *workspace, gang, out.data());
+  EXPECT_EQ(0, std::memcmp(out.data(), want.data() + 36 * out.size(), out.size() * 4));
+}
+
+TEST(PageGroupsTest, HoldTheLayersOfTheirKind) {
+  const auto llama = random_model("llama", 2);
+  const size_t of_a_layer = 2 * kPageTokens * gguf::kHeadDim * 2;
+  EXPECT_EQ(llama->page_bytes(PageGroup::kFull), 2 * of_a_layer);
+  EXPECT_EQ(llama->page_bytes(PageGroup::kWindow), 0u);
+  EXPECT_EQ(llama->window(), 0);
+  const auto gemma = random_model("gemma3", 7);
+  EXPECT_EQ(gemma->page_bytes(PageGroup::kFull), of_a_layer);
+  EXPECT_EQ(gemma->page_bytes(PageGroup::kWindow), 6 * of_a_layer);
+  EXPECT_EQ(gemma->window(), kWindow);
+  EXPECT_EQ(random_model("gemma3", 1)->page_bytes(PageGroup::kFull), 0u);
+}
+
+TEST(CacheTypeTest, RefusesHeadsThatQ8DoesNotFit) {
+  try {
+    random_model("llama", 1, CacheType::kQ8_0);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUnsupportedModel);
+    EXPECT_NE(std::string(error.what()).find("cache_type"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace smallmind
