@@ -4,7 +4,6 @@
 #include <new>
 #include <utility>
 
-#include "base/turnstile.h"
 #include "serving/invariants.h"
 
 namespace smallmind {
@@ -227,9 +226,6 @@ void EngineLoop::charge_plan() {
 void EngineLoop::run_step() {
   reserve();
   if (slices_.empty()) return;
-  // Engines of one process compute in turns where together they would want more processors than
-  // there are.
-  const Turnstile::Turn turn(Turnstile::process(), gang_->n_threads());
   if (!compute()) return;
   commit();
   publish_rows();
