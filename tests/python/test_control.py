@@ -62,7 +62,6 @@ def test_pages_come_back_to_an_engine_that_keeps_nothing(smollm2: Path) -> None:
     with sm.Engine(smollm2, n_threads=2, enable_kv_cache=False) as engine:
         assert cancelling.steps_until_pages_are_back(engine, 3_000) <= 2
         assert_idle(engine, n_kv_pages=0)
-        assert engine.status().kv_bytes == 0
 
 
 @pytest.mark.parametrize("place", cancelling.PLACES)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +52,9 @@ class Engines:
         return engine, options["cache_type"]
 
     def _retire(self, engine: sm.Engine) -> None:
+        latest = time.monotonic() + 2  # the loop sees an end with its next plan
+        while engine.status().n_running > 0 and time.monotonic() < latest:
+            time.sleep(0.001)
         status = engine.status()
         self.counts["cached"] += status.n_cached_tokens
         self.counts["computed"] += status.n_computed_tokens

@@ -22,6 +22,7 @@ NEEDS = {
     "generic": set[str](),
     "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+    "avx512_bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"},
 }
 TIMEOUT_S = 7_200
 KEPT = 5  # differences and errors that are reported in full

@@ -2,17 +2,22 @@
 
 Requests of random lengths from 16 threads, a fifth of them cancelled, chats and forks among them;
 the resident memory is read every so many requests, when nothing runs.
+
+    python tests/support/soak_load.py MODEL.gguf KV_LIMIT N_REQUESTS EVERY
+prints the samples and the engine's last status as JSON.
 """
 
 from __future__ import annotations
 
 import gc
 import itertools
+import json
 import os
 import random
+import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from load import ids_of, resident_bytes, together, wait_until
@@ -109,3 +114,19 @@ class Soak:
                 len(os.listdir("/proc/self/fd")),
             )
         )
+
+
+def main() -> None:
+    model, kv_limit, n_requests, every = sys.argv[1:]
+    with sm.Engine(model, n_threads=2, kv_limit=kv_limit) as engine:
+        soak = Soak(engine)
+        soak.run(int(n_requests), int(every))
+        samples = [asdict(sample) for sample in soak.samples]
+        seen = {
+            "samples": samples, "n_cancelled": soak.n_cancelled, "status": asdict(engine.status()),
+        }  # fmt: skip
+        print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()
