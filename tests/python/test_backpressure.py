@@ -28,6 +28,7 @@ import smallmind as sm
 
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 6}
 AT_ONCE_S = 0.05
+N_HOG, CONTEXT = 20, 40_000
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +36,39 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("tiny"), "llama")
 
 
+class Hog:
+    """A request that all pages are promised to, and that runs for many seconds."""
+
+    def __init__(self, engine: sm.Engine) -> None:
+        self._engine = engine
+        self._token = sm.CancellationToken()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        wait_until(lambda: engine.status().n_computed_tokens == N_HOG, "the hog runs")
+
+    def _run(self) -> None:
+        ids = ids_of(N_HOG, "hog")
+        self.result = self._engine.generate(
+            ids, cancel=self._token, **{**ENDLESS, "max_tokens": CONTEXT - 2 * N_HOG}
+        )
+
+    def close(self) -> None:
+        self._token.cancel()
+        self._thread.join()
+
+
 @contextmanager
-def full_engine(model: Path, **options: Any) -> Iterator[tuple[sm.Engine, Any]]:
-    """Its pages all belong to one request, which waits for its reader: others queue behind it."""
+def full_engine(folder: Path, **options: Any) -> Iterator[tuple[sm.Engine, Hog]]:
+    """An engine without room for a second request: it waits in the queue."""
+    model = tiny_model(folder, "llama", context_length=CONTEXT)
     with sm.Engine(model, n_threads=1) as probe:
-        limit = 512 * probe.info.kv_bytes_per_token
-    with sm.Engine(model, n_threads=2, context_length=512, kv_limit=limit, **options) as engine:
-        hog = engine.stream(ids_of(20, "hog"), **{**ENDLESS, "max_tokens": 480})
-        next(hog)
-        yield engine, hog
-        hog.close()
+        limit = CONTEXT * probe.info.kv_bytes_per_token
+    with sm.Engine(model, n_threads=2, kv_limit=limit, **options) as engine:
+        hog = Hog(engine)
+        try:
+            yield engine, hog
+        finally:
+            hog.close()
 
 
 def wait_in_queue(engine: sm.Engine, n: int) -> None:
@@ -57,9 +81,9 @@ def wait_in_queue(engine: sm.Engine, n: int) -> None:
 # The queue ----------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_refuses_at_once_and_goes_on(model: Path) -> None:
+def test_a_full_queue_refuses_at_once_and_goes_on(tmp_path: Path) -> None:
     # B16, B21, L-01
-    with full_engine(model, max_queue_depth=2) as (engine, hog):
+    with full_engine(tmp_path, max_queue_depth=2) as (engine, hog):
         queued = [engine.stream(ids_of(50, i), **GREEDY) for i in range(2)]
         wait_in_queue(engine, 2)
         session = engine.text_session()
@@ -80,8 +104,8 @@ def test_a_full_queue_refuses_at_once_and_goes_on(model: Path) -> None:
         assert session.generate(ids_of(50, "now"), **GREEDY).finish_reason == "length"
 
 
-def test_a_chat_that_is_refused_is_as_before(model: Path) -> None:
-    with full_engine(model, max_queue_depth=1) as (engine, _):
+def test_a_chat_that_is_refused_is_as_before(tmp_path: Path) -> None:
+    with full_engine(tmp_path, max_queue_depth=1) as (engine, _):
         waiting = engine.stream([5, 6], **{**GREEDY, "max_tokens": 100})
         wait_in_queue(engine, 1)
         with engine.chat_session() as chat:
@@ -100,9 +124,9 @@ def test_a_batch_waits_for_its_own_queue(model: Path) -> None:
         assert [result.token_ids for result in results] == alone
 
 
-def test_the_queue_has_no_limit_unless_one_is_given(model: Path) -> None:
+def test_the_queue_has_no_limit_unless_one_is_given(tmp_path: Path) -> None:
     # B79
-    with full_engine(model) as (engine, hog):
+    with full_engine(tmp_path) as (engine, hog):
         queued = [engine.stream(ids_of(30, i), **GREEDY) for i in range(200)]
         wait_in_queue(engine, 200)
         hog.close()
@@ -113,35 +137,35 @@ def test_the_queue_has_no_limit_unless_one_is_given(model: Path) -> None:
 # Deadlines ----------------------------------------------------------------------------------------
 
 
-def test_a_deadline_in_the_queue_ends_what_never_started(model: Path) -> None:
+def test_a_deadline_in_the_queue_ends_what_never_started(tmp_path: Path) -> None:
     # B17, B19, L-04
-    with full_engine(model) as (engine, _):
-        wait_until(lambda: engine.status().n_computed_tokens == 20, "the hog's prompt is counted")
+    with full_engine(tmp_path) as (engine, _):
         start = time.monotonic()
         result = engine.generate(ids_of(60, "late"), timeout=0.2, **GREEDY)
         assert 0.2 <= time.monotonic() - start < 0.2 + 4 * AT_ONCE_S
         assert (result.token_ids, result.finish_reason) == ([], "timeout")
         assert result.code == "CANCELLED_BY_TIMEOUT"
-        assert engine.status().n_computed_tokens == 20
+        assert engine.status().n_computed_tokens == N_HOG
         wait_until(lambda: engine.status().n_queued == 0, "the queue is empty")
 
 
-def test_the_engines_deadline_is_every_requests(model: Path) -> None:
+def test_the_engines_deadline_is_every_requests(tmp_path: Path) -> None:
     # B17, B26: in the queue and in decode; the earlier of two wins, and the causes stay apart.
-    with full_engine(model, request_timeout=0.4) as (engine, hog):
+    with full_engine(tmp_path, request_timeout=0.4) as (engine, hog):
         start = time.monotonic()
         # The hog's deadline is a moment before: what is left is too short for so many tokens.
-        queued = engine.generate(ids_of(20, "queued"), **{**ENDLESS, "max_tokens": 480})
+        queued = engine.generate(ids_of(20, "queued"), **{**ENDLESS, "max_tokens": 30_000})
         assert 0.4 <= time.monotonic() - start < 0.4 + 4 * AT_ONCE_S
         assert queued.finish_reason == "timeout" and queued.timings.queue_s > 0.2
-        assert hog.result().finish_reason == "timeout"  # it waited for its reader
+        hog.close()
+        assert hog.result.finish_reason == "timeout" and len(hog.result.token_ids) > 0
         with pytest.raises(sm.DeadlineError):
             queued.check()
         running = engine.stream(ids_of(20, "running"), **{**ENDLESS, "max_tokens": 400})
         token = sm.CancellationToken()
         cancelled = engine.stream([5], cancel=token, **{**ENDLESS, "max_tokens": 400})
         token.cancel()
-        shorter = engine.generate([5, 7], timeout=0.01, **{**ENDLESS, "max_tokens": 400})
+        shorter = engine.generate([5, 7], timeout=0.01, **{**ENDLESS, "max_tokens": 30_000})
         assert cancelled.result().finish_reason == "cancelled"
         assert shorter.finish_reason == "timeout"
         first = next(running)

@@ -28,7 +28,7 @@ TIMEOUT_S = 7_200
 KEPT = 5  # differences and errors that are reported in full
 
 
-def tiny_model(folder: Path, architecture: str) -> Path:
+def tiny_model(folder: Path, architecture: str, context_length: int = 1_024) -> Path:
     """As small as it gets: what is mixed is requests; formats and shapes have their own tests."""
     spec = TinySpec(
         architecture=architecture,
@@ -37,6 +37,7 @@ def tiny_model(folder: Path, architecture: str) -> Path:
         n_heads=2,
         n_kv_heads=1,
         head_dim=32,
+        context_length=context_length,
         type="Q8_0",
         types={"ffn_up": "Q4_1", "attn_v": "Q5_0"},
         chat_template=mixes.CHAT_TEMPLATE,
