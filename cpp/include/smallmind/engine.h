@@ -50,7 +50,9 @@ struct EngineStatus {
 // alive.
 class Engine {
  public:
-  // Reads, checks and packs the model, then starts the loop thread. All or nothing.
+  // Reads, checks and packs the model, in a job of Runtime::process() that may wait for its turn,
+  // then starts the loop thread. All or nothing. Throws Error(kThreadSafety) after that runtime's
+  // shutdown.
   static std::shared_ptr<Engine> load(const EngineOptions& options, const CallHooks& hooks = {});
   virtual ~Engine() = default;
 
