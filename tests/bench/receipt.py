@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -102,7 +103,10 @@ def write(options: argparse.Namespace, name: str, figures: dict[str, Any]) -> No
     path = options.json or Path(__file__).parent / "results" / (
         f"{today}-{receipt['commit']}-{name}{stem}.json"
     )
-    path.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(receipt, indent=1)
+    # Samples on one line.
+    text = re.sub(r"\[[\d\s.,e-]+\]", lambda found: " ".join(found.group().split()), text)
+    path.write_text(text + "\n", encoding="utf-8")
     print(json.dumps(_without_samples(figures), indent=1))
     print(f"receipt: {path}")
 
