@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_LOAD_BEFORE = round(os.getloadavg()[0], 2)
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
@@ -95,7 +96,7 @@ def write(options: argparse.Namespace, name: str, figures: dict[str, Any]) -> No
         "date": today,
         "commit": _commit(),
         "machine": _machine(),
-        "load_before": os.getloadavg()[0],
+        "load_before": _LOAD_BEFORE,
         "model": f"{model.name} sha256 {sha256(model)}" if model else None,
         **figures,
     }
