@@ -20,8 +20,8 @@ inline constexpr size_t kQueryStride = kMaxHeadDim + 32;
 // The part of a piece that one query sees, in keys from the piece's start; empty when first >=
 // last.
 struct KeyRange {
-  size_t first = 0;
-  size_t last = 0;
+  size_t first;
+  size_t last;
 };
 
 // One piece: the keys and values of its two pages in the bfloat16 layout; null where no query of
@@ -338,8 +338,9 @@ inline void end_tile(const AttentionTile& tile, const TileState<S>& state) {
   }
 }
 
-// Page by page the keys and values of a head lie far apart, and the processor's own prefetcher stops
-// at every gap.
+// Page by page the keys and values of a head lie far apart, and the processor's own prefetcher
+// stops at every gap.
+template <class S>
 inline void prefetch_page(const AttentionTile& tile, const std::byte* page) {
   const size_t n = kv_region_bytes(tile.format, tile.head_dim);
   for (size_t at = 0; at < n; at += 64) {
@@ -367,7 +368,8 @@ inline void attend(const AttentionTile& tile, const Open& open) {
       const int64_t page = 2 * index + i;
       if (page * kPage < end && (page + 1) * kPage > begin)
         open(piece, static_cast<size_t>(i), tile.pages[page]);
-      if (index + 1 < last && (page + 2) * kPage < end) prefetch_page(tile, tile.pages[page + 2]);
+      if (index + 1 < last && (page + 2) * kPage < end)
+        prefetch_page<S>(tile, tile.pages[page + 2]);
     }
     attend_piece<S>(tile, piece, state);
   }

@@ -58,9 +58,10 @@ inline constexpr size_t kMaxHeadDim = 512;
 //   kBf16: keys [head_dim / 2][32 keys][2], values [16][head_dim][2 keys], bfloat16.
 //   kQ8_0: codes (int8) in the same orders, then the scales [head_dim / 32][32 keys], bfloat16.
 //          REQUIRES: head_dim a multiple of 32.
-// Regions start at multiples of 64 bytes.
+// Regions start at multiples of 64 bytes. (Always inline: no instruction set may define what
+// another would call, P-16.)
 enum class KvFormat : uint8_t { kBf16, kQ8_0 };
-constexpr size_t kv_region_bytes(KvFormat format, size_t head_dim) {
+[[gnu::always_inline]] constexpr size_t kv_region_bytes(KvFormat format, size_t head_dim) {
   return format == KvFormat::kBf16 ? kPageKeys * head_dim * 2
                                    : kPageKeys * (head_dim + head_dim / 32 * 2);
 }
@@ -88,7 +89,7 @@ struct AttentionTile {
   int64_t first_piece = 0;
   int64_t n_pieces = 0;
 };
-constexpr size_t part_floats(size_t head_dim) { return 16 + head_dim; }
+[[gnu::always_inline]] constexpr size_t part_floats(size_t head_dim) { return 16 + head_dim; }
 
 struct Kernels {
   const char* name;

@@ -13,15 +13,13 @@
 
 namespace smallmind::kernel {
 
-// The upper half of a float, which is the value's bfloat16 where that is exact.
-inline uint16_t upper_half(float value) {
+// The upper half of a float, which is the value's bfloat16 where that is exact. (S in the name: see
+// quant/panel.h, group_offset.)
+template <class S>
+inline void put_bf16(std::byte* at, float value) {
   uint32_t bits;
   __builtin_memcpy(&bits, &value, 4);
-  return static_cast<uint16_t>(bits >> 16);
-}
-
-inline void put_bf16(std::byte* at, float value) {
-  const uint16_t upper = upper_half(value);
+  const auto upper = static_cast<uint16_t>(bits >> 16);
   __builtin_memcpy(at, &upper, 2);
 }
 
@@ -33,12 +31,12 @@ void store_kv_bf16(const float* k, const float* v, size_t head_dim, size_t slot,
   for (size_t i = 0; i < head_dim; i += 16) {
     S::store(rounded, round_bf16<S>(S::load(k + i)));
     for (size_t j = 0; j < 16; ++j)
-      put_bf16(k_region + ((i + j) / 2 * kPageKeys + slot) * 4 + (i + j) % 2 * 2, rounded[j]);
+      put_bf16<S>(k_region + ((i + j) / 2 * kPageKeys + slot) * 4 + (i + j) % 2 * 2, rounded[j]);
     S::store(rounded, round_bf16<S>(S::load(v + i)));
     for (size_t j = 0; j < 16; ++j) {
       std::byte* at = v_region + (slot / 2 * head_dim + i + j) * 4;
-      put_bf16(at + slot % 2 * 2, rounded[j]);
-      if (clear) put_bf16(at + 2, 0.0f);
+      put_bf16<S>(at + slot % 2 * 2, rounded[j]);
+      if (clear) put_bf16<S>(at + 2, 0.0f);
     }
   }
 }
@@ -64,11 +62,11 @@ void store_kv_q8(const float* k, const float* v, size_t head_dim, size_t slot, b
   int8_t codes[32];
   for (size_t i = 0; i < head_dim; i += 32) {
     const size_t scale_at = (i / 32 * kPageKeys + slot) * 2;
-    put_bf16(k_scales + scale_at, code_block<S>(k + i, codes));
+    put_bf16<S>(k_scales + scale_at, code_block<S>(k + i, codes));
     for (size_t j = 0; j < 32; ++j)
       k_region[((i + j) / 2 * kPageKeys + slot) * 2 + j % 2] = static_cast<std::byte>(codes[j]);
-    put_bf16(v_scales + scale_at, code_block<S>(v + i, codes));
-    if (clear) put_bf16(v_scales + scale_at + 2, 0.0f);
+    put_bf16<S>(v_scales + scale_at, code_block<S>(v + i, codes));
+    if (clear) put_bf16<S>(v_scales + scale_at + 2, 0.0f);
     for (size_t j = 0; j < 32; ++j) {
       std::byte* at = v_region + (slot / 2 * head_dim + i + j) * 2;
       at[slot % 2] = static_cast<std::byte>(codes[j]);
