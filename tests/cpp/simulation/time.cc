@@ -13,13 +13,17 @@
 namespace smallmind::testing {
 namespace {
 
-std::atomic<int64_t> now_ns{1'000'000'000};
+constexpr int64_t kStart = 1'000'000'000;
+std::atomic<int64_t> now_ns{kStart};
 std::atomic<World*> the_world{nullptr};
 
 }  // namespace
 
 void advance_clock(Clock::duration by) { now_ns += by.count(); }
-void set_world(World* world) { the_world = world; }
+void set_world(World* world) {
+  now_ns = kStart;
+  the_world = world;
+}
 
 int64_t simulated_now() { return now_ns.load(); }
 

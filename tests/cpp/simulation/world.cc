@@ -91,11 +91,28 @@ void World::act_while_asleep() {
   is_ready_.wait(false);
   advance_clock(std::chrono::milliseconds(1 + pick(5)));
   if (++n_sleeps_ > kSleepLimit) {
-    fail("requests wait in vain");
+    fail("requests wait in vain: " + describe());
     n_events_left_ = 0;
     for (Place& place : places_) place = {};
   }
   act();
+}
+
+std::string World::describe() const {
+  const EngineStatus status = engine_->status();
+  std::string text = std::to_string(status.n_running) + " running, " +
+                     std::to_string(status.n_queued) + " queued, " +
+                     std::to_string(status.n_kv_pages) + " pages of " +
+                     std::to_string(options_.kv_limit / FakeModel::kPageBytes);
+  text += was_memory_refused_ ? " (memory was refused)" : "";
+  for (const Place& place : places_) {
+    if (!place.call) continue;
+    const GenerationResult result = place.call->stream->result();
+    text += "; a prompt of " + std::to_string(result.usage.prompt_tokens) + ", " +
+            std::to_string(place.call->received.size()) + " of " +
+            std::to_string(result.usage.max_tokens) + " read";
+  }
+  return text;
 }
 
 void World::act() {

@@ -47,6 +47,7 @@ class World {
   unsigned pick(unsigned n) { return static_cast<unsigned>(random_() % n); }
   bool chance(unsigned percent) { return pick(100) < percent; }
   void fail(const std::string& what);
+  std::string describe() const;
   EngineOptions make_options();
   std::string prompt();
 
@@ -78,7 +79,8 @@ class World {
   std::atomic<bool> is_over_{false};
 };
 
-// The clock of the whole process, and the world that a sleeping thread calls instead.
+// The clock of the whole process, and the world that a sleeping thread calls instead; a new world
+// begins at the same time as every other.
 void advance_clock(Clock::duration by);
 void set_world(World* world);
 
