@@ -74,6 +74,8 @@ void EngineLoop::turn() {
     plan();
     run_step();
     refresh();
+    // What has ended made room, and nothing else may wake the loop.
+    if (!has_runnable_) admit();
   }
   if (kChecksInvariants) check_invariants();
   report();
