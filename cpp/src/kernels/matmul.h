@@ -108,7 +108,7 @@ template <class S, class F, bool kFine, bool kPrefetch>
 inline void integer_tile(const std::byte* panel, size_t row, const Activations& a, size_t token,
                          size_t n_tokens, typename S::Row* acc) {
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
-  constexpr size_t kStride = quant::chunk_stride<F>();
+  constexpr size_t kStride = quant::kChunkStride<F>;
   Prefetcher<S> ahead(panel + kPrefetchBytes);
   for (size_t first = 0; first < n_blocks; first += quant::kChunkUnits, panel += kStride) {
     const size_t left = n_blocks - first;
@@ -126,9 +126,10 @@ template <class S, class F, bool kPrefetch>
 inline void float_tile(const std::byte* panel, size_t row, const Activations& a, size_t token,
                        size_t n_tokens, typename S::Row* acc) {
   const float* x = a.values + token * a.n_columns;
+  constexpr size_t kColumnBytes = F::chunk_bytes(1);
   Prefetcher<S> ahead(panel + kPrefetchBytes);
   for (size_t c = 0; c < a.n_columns; ++c) {
-    if constexpr (kPrefetch) ahead.advance(F::chunk_bytes(1));
+    if constexpr (kPrefetch) ahead.advance(kColumnBytes);
     const auto w = F::template weights<S>(panel, c, row);
     for (size_t t = 0; t < n_tokens; ++t)
       acc[t] = S::fma(w, S::row_set1(x[t * a.n_columns + c]), acc[t]);

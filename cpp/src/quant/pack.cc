@@ -17,10 +17,10 @@ struct Place {
   size_t i_block;
 
   Place(size_t file_block, size_t n_columns) {
-    constexpr size_t kChunkColumns = kChunkUnits * unit_columns<F>();
+    constexpr size_t kChunkColumns = kChunkUnits * kUnitColumns<F>;
     const size_t column = file_block * F::kFileBlock, chunk = column / kChunkColumns;
-    chunk_at = chunk * chunk_stride<F>();
-    n_units = std::min(kChunkColumns, n_columns - chunk * kChunkColumns) / unit_columns<F>();
+    chunk_at = chunk * kChunkStride<F>;
+    n_units = std::min(kChunkColumns, n_columns - chunk * kChunkColumns) / kUnitColumns<F>;
     i_block = column % kChunkColumns / F::kFileBlock;
   }
 };
@@ -56,8 +56,8 @@ size_t row_bytes(gguf::TensorType type, size_t n_columns) {
 size_t panel_bytes(gguf::TensorType type, size_t n_columns) {
   size_t bytes = 0;
   Formats::visit(type, [&]<class F>() {
-    const size_t n_units = n_columns / unit_columns<F>();
-    bytes = n_units / kChunkUnits * chunk_stride<F>() + F::chunk_bytes(n_units % kChunkUnits);
+    const size_t n_units = n_columns / kUnitColumns<F>;
+    bytes = n_units / kChunkUnits * kChunkStride<F> + F::chunk_bytes(n_units % kChunkUnits);
   });
   return (bytes + kPanelAlignment - 1) / kPanelAlignment * kPanelAlignment;
 }

@@ -26,18 +26,14 @@ inline constexpr size_t kGroupBytes = 64;
 inline constexpr size_t kPanelAlignment = 64;
 inline constexpr size_t kChunkUnits = 8;  // blocks, or columns of a float format
 
-// A format's unit in columns. (Internal linkage: a shared copy compiled for one instruction set
-// must not serve another.)
+// A format's unit in columns.
 template <class F>
-static inline constexpr size_t unit_columns() {
-  return F::kInteger ? kBlockColumns : 1;
-}
+inline constexpr size_t kUnitColumns = F::kInteger ? kBlockColumns : 1;
 
 // The distance of whole chunks. A shorter chunk at the end of a panel has its own F::chunk_bytes.
 template <class F>
-static inline constexpr size_t chunk_stride() {
-  return (F::chunk_bytes(kChunkUnits) + kPanelAlignment - 1) & ~(kPanelAlignment - 1);
-}
+inline constexpr size_t kChunkStride = (F::chunk_bytes(kChunkUnits) + kPanelAlignment - 1) &
+                                       ~(kPanelAlignment - 1);
 
 // The codes of one block of 32 columns for the rows of one strip (S::kRows of the panel's 16 rows).
 template <class S>
@@ -57,6 +53,7 @@ void store_as(std::byte* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 
+// (Internal linkage: a shared copy compiled for one instruction set must not serve another.)
 // The first byte of group `group`'s line for rows from `row` on, within a block's codes.
 static inline constexpr size_t group_offset(size_t group, size_t row) {
   return group * kGroupBytes + row * 4;
