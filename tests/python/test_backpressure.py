@@ -216,7 +216,7 @@ def test_a_full_buffer_may_be_an_error_after_its_tokens(model: Path) -> None:
         expected = engine.generate(ids, **{**GREEDY, "max_tokens": 60}).token_ids
         with engine.text_session() as session:
             stream = session.stream(ids, **{**GREEDY, "max_tokens": 60})
-            wait_until(lambda: engine.status().n_running == 0, "it has ended")
+            assert_idle(engine)
             seen = []
             with pytest.raises(sm.BufferFullError) as caught:
                 for token in stream:
@@ -266,6 +266,23 @@ def test_a_slow_reader_slows_nobody_else(model: Path) -> None:
                 stream.close()
         # The best of eight: the tiny model is so quick that the machine's own work shows.
         assert min(beside) < 1.5 * min(alone), (alone, beside)
+
+
+def test_a_reader_that_is_gone_keeps_no_memory_from_others(model: Path) -> None:
+    # L-06: its pages are promised to it, but it waits for nobody knows how long.
+    with sm.Engine(model, n_threads=1) as probe:
+        limit = 512 * probe.info.kv_bytes_per_token
+    options: dict[str, Any] = {"context_length": 512, "kv_limit": limit, "max_buffered_tokens": 8}
+    with sm.Engine(model, n_threads=2, **options) as engine:
+        ids = ids_of(20, "gone")
+        expected = engine.generate(ids, **{**GREEDY, "max_tokens": 480}).token_ids
+        with engine.stream(ids, **{**GREEDY, "max_tokens": 480}) as stream:
+            tokens = [next(stream).id]
+            for i in range(5):
+                other = engine.generate(ids_of(200, i), timeout=20, **GREEDY)
+                assert other.finish_reason == "length"
+            tokens += [token.id for token in stream]
+        assert tokens == expected
 
 
 def test_the_options_are_checked(model: Path) -> None:
