@@ -36,7 +36,7 @@ class World {
     std::vector<int32_t> context;
     std::vector<int32_t> expected;  // the same request alone
     std::vector<int32_t> received;
-    bool is_salt_new = false;
+    size_t salt = 0;       // 0: none
     bool is_slow = false;  // reads now and then only
   };
   struct Place {
@@ -70,7 +70,7 @@ class World {
   std::shared_ptr<FakeControls> controls_ = std::make_shared<FakeControls>();
   std::vector<Place> places_{6};
   std::string failure_;
-  bool is_salt_unused_[4] = {true, true, true, true};
+  int n_calls_of_salt_[4] = {};
   int n_events_left_ = 0;
   int n_sleeps_ = 0;  // in a row
   int n_rests_ = 0;
