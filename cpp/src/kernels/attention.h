@@ -339,7 +339,7 @@ inline void end_tile(const AttentionTile& tile, const TileState<S>& state) {
 }
 
 // Page by page the keys and values of a head lie far apart, and the processor's own prefetcher
-// stops at every gap.
+// stops at every gap. With many queries on a piece their work hides the wait.
 template <class S>
 inline void prefetch_page(const AttentionTile& tile, const std::byte* page) {
   const size_t n = kv_region_bytes(tile.format, tile.head_dim);
@@ -368,7 +368,7 @@ inline void attend(const AttentionTile& tile, const Open& open) {
       const int64_t page = 2 * index + i;
       if (page * kPage < end && (page + 1) * kPage > begin)
         open(piece, static_cast<size_t>(i), tile.pages[page]);
-      if (index + 1 < last && (page + 2) * kPage < end)
+      if (tile.n_queries <= S::kBlockQueries && index + 1 < last && (page + 2) * kPage < end)
         prefetch_page<S>(tile, tile.pages[page + 2]);
     }
     attend_piece<S>(tile, piece, state);
