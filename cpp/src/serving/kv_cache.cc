@@ -84,12 +84,13 @@ bool KvCache::start(PrefixCache& cache, std::span<const int32_t> context) {
     tables_[kWindow].push_back(i >= first ? blocks_[i]->pages[kWindow] : nullptr);
   }
   first_window_ = first;
-  n_promised_blocks_ = total_blocks - static_cast<int64_t>(n_blocks());
-  if (!cache_->promise(n_promised_blocks_ * static_cast<int64_t>(cache_->full_bytes()) +
-                       window_promise)) {
+  const int64_t n_to_come = total_blocks - static_cast<int64_t>(n_blocks());
+  if (!cache_->promise(n_to_come * static_cast<int64_t>(cache_->full_bytes()) + window_promise)) {
     release_path();
     return false;
   }
+  n_promised_blocks_ = n_to_come;
+  promised_window_bytes_ = window_promise;
   n_tokens_ = n_reused_ = static_cast<int64_t>(n_blocks()) * kPageTokens;
   if (root_ != nullptr) reuse_beginning(context, false);
   if (hold_) cache_->release(*hold_);
@@ -277,11 +278,10 @@ void KvCache::slide_window() noexcept {
 
 void KvCache::stop(bool keep) noexcept {
   if (cache_ == nullptr) return;
-  const auto total_blocks = static_cast<int64_t>(blocks_for(n_total_));
-  const int64_t window_pages = std::min(total_blocks, cache_->geometry().max_window_pages());
-  cache_->promise(-(n_promised_blocks_ * static_cast<int64_t>(cache_->full_bytes()) +
-                    window_pages * static_cast<int64_t>(cache_->window_bytes())));
-  n_promised_blocks_ = 0;
+  // Nothing yet, if start() was cut short.
+  cache_->promise(
+      -(n_promised_blocks_ * static_cast<int64_t>(cache_->full_bytes()) + promised_window_bytes_));
+  n_promised_blocks_ = promised_window_bytes_ = 0;
   settle_tail();
   if (keep && root_ != nullptr) move_to_hold();
   release_path();

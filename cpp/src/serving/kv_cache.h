@@ -80,6 +80,7 @@ class KvCache {
   int64_t n_tokens_ = 0;
   int64_t n_reused_ = 0;
   int64_t n_promised_blocks_ = 0;  // full pages yet to be taken
+  int64_t promised_window_bytes_ = 0;
 };
 
 }  // namespace smallmind
