@@ -144,13 +144,33 @@ void EngineLoop::admit() {
     const auto n_running = static_cast<int64_t>(running_.size());
     for (const std::shared_ptr<Task>& task : waiting_) {
       const KeyAccount& account = *task->account;
-      waiting_views_.push_back(
-          {task->arrival, account.index, may_run(n_running, account.n_running, keys_.size())});
+      const bool has_place = may_run(n_running, account.n_running, keys_.size());
+      waiting_views_.push_back({task->arrival, account.index, task->is_runnable && has_place});
     }
     const int64_t next = next_admission(waiting_views_, key_views_);
-    if (next < 0 || !try_to_run(waiting_[static_cast<size_t>(next)])) return;
-    waiting_.erase(waiting_.begin() + next);
+    if (next < 0) return;
+    if (try_to_run(waiting_[static_cast<size_t>(next)])) {
+      waiting_.erase(waiting_.begin() + next);
+    } else if (!set_aside_one()) {
+      return;
+    }
   }
+}
+
+// A request that waits for its reader keeps no memory from those that could run: it goes back to
+// the queue, its KV becomes cache, and it is admitted anew when the reader has caught up.
+bool EngineLoop::set_aside_one() {
+  const auto paused =
+      std::find_if(running_.begin(), running_.end(),
+                   [](const std::shared_ptr<Task>& task) { return !task->is_runnable; });
+  if (paused == running_.end()) return false;
+  Task& task = **paused;
+  waiting_.push_back(*paused);
+  running_.erase(paused);
+  task.kv().stop(true);
+  task.n_counted_reused = 0;
+  --task.account->n_running;
+  return true;
 }
 
 // False when it has to wait for memory; nobody passes it meanwhile.
@@ -216,7 +236,8 @@ void EngineLoop::charge_plan() {
     if (views_[slice.request].n_left == 1) continue;
     for (size_t i = 0; i < running_.size(); ++i) {
       const bool has_waited = views_[i].is_runnable && views_[i].n_left > 1;
-      if (has_waited && running_[i]->arrival < served.arrival) {
+      const bool is_peer = running_[i]->account == served.account;
+      if (has_waited && is_peer && running_[i]->arrival < served.arrival) {
         running_[i]->overtaken_seconds += slice.seconds;
       }
     }

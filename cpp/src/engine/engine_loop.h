@@ -66,6 +66,7 @@ class EngineLoop {
   void retire(Task& task) noexcept;
   void admit();
   bool try_to_run(const std::shared_ptr<Task>& task);
+  bool set_aside_one();
   void advance_caches();
   void plan();
   void charge_plan();

@@ -52,13 +52,11 @@ void sort_prefills(std::span<const RequestView> requests, std::span<const KeyVie
     return keys[static_cast<size_t>(requests[i].key)].seconds_used;
   };
   std::sort(plan.prefills.begin(), plan.prefills.end(), [&](size_t a, size_t b) {
+    if (used(a) != used(b)) return used(a) < used(b);
     const bool a_is_late = plan.overtaken[a] > kLongestOvertaking;
     const bool b_is_late = plan.overtaken[b] > kLongestOvertaking;
     if (a_is_late != b_is_late) return a_is_late;
-    if (!a_is_late) {
-      if (used(a) != used(b)) return used(a) < used(b);
-      if (plan.left[a] != plan.left[b]) return plan.left[a] < plan.left[b];
-    }
+    if (!a_is_late && plan.left[a] != plan.left[b]) return plan.left[a] < plan.left[b];
     return requests[a].arrival < requests[b].arrival;
   });
 }

@@ -15,11 +15,11 @@ inline constexpr int64_t kMaxChunk = 128;
 inline constexpr int64_t kChunkMultiple = 16;
 
 // Requests with one token left come first, those served longest ago before others; then chunks of
-// longer ones while the predicted time lasts. Of these, whoever was overtaken for too long goes
-// first, in the order of arrival; then the key that has used the least time; then the fewest tokens
-// left. A request that waits for another's block is not planned and lends the other its place.
-// While several keys want to decode, none takes more than its share of the batch. At least one
-// slice whenever a request is runnable and not blocked.
+// longer ones while the predicted time lasts. Of these, the key that has used the least time goes
+// first; within it, whoever was overtaken for too long, in the order of arrival; then the fewest
+// tokens left. A request that waits for another's block is not planned and lends the other its
+// place. While several keys want to decode, none takes more than its share of the batch. At least
+// one slice whenever a request is runnable and not blocked.
 void plan_step(std::span<const RequestView> requests, std::span<const KeyView> keys,
                const StepCost& cost, StepPlan& plan);
 

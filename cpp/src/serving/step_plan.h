@@ -16,7 +16,7 @@ struct RequestView {
   int32_t blocked_by = -1;       // index of the request that computes its next block; -1: none
   uint64_t arrival = 0;          // the order in which requests came
   uint64_t last_step = 0;        // the step that served it last; 0: none yet
-  double overtaken_seconds = 0;  // of steps that were given to prompts that came later
+  double overtaken_seconds = 0;  // of steps that were given to prompts of its key that came later
   int32_t key = 0;               // whose time it uses: index into the keys
 };
 

@@ -90,6 +90,9 @@ TEST(SchedulerTest, TheKeyThatUsedLeastGoesFirst) {
   views[1].key = 1;
   EXPECT_EQ(plan(views, kDear, {{5.0}, {1.0}})[0].first, 1u);
   EXPECT_EQ(plan(views, kDear, {{1.0}, {5.0}})[0].first, 0u);
+  // A flood does not become urgent by waiting.
+  views[0].overtaken_seconds = 100;
+  EXPECT_EQ(plan(views, kDear, {{5.0}, {1.0}})[0].first, 1u);
 }
 
 // L-05: a key that floods the engine gets its share of a batch, no more, once another key is there.
