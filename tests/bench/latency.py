@@ -68,6 +68,7 @@ class Beside:
 def main() -> None:
     parser = receipt.arguments(__doc__ or "")
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--every", type=float, default=0.5, help="seconds between short prompts")
     options = parser.parse_args()
     times: list[float] = []
     with sm.Engine(options.model, n_threads=options.threads) as engine:
@@ -79,7 +80,7 @@ def main() -> None:
         while time.monotonic() < end:
             ids = ids_of(N_SHORT, f"short {len(times)}", n_vocab)
             times.append(time_to_first_token(engine, ids))
-            time.sleep(0.15)
+            time.sleep(options.every)
         beside.stop()
         info = repr(engine)
     figures = {
