@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "smallmind/error.h"
+
 namespace smallmind {
 namespace {
 
@@ -179,6 +181,9 @@ void KvCache::reuse_beginning(std::span<const int32_t> context, bool is_claimabl
   };
   try {
     add_new(context, is_claimable);
+  } catch (const Error&) {
+    let_go();
+    return;  // the only room is that of the block itself: it is evicted, and computed anew
   } catch (...) {
     let_go();
     throw;
