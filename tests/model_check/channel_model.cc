@@ -3,12 +3,12 @@
 #include "relacy.h"
 
 #define MODEL_PLAIN_ATOMICS  // is_ended_ is written under the lock
-#include "engine/mailbox.h"
-#include "engine/token_channel.cc"
-#include "model_begin.h"
-#include "model_end.h"
 #include "model_error.h"
 #include "model_token.h"
+
+#include "model_begin.h"
+#include "engine/token_channel.cc"
+#include "model_end.h"
 
 namespace smallmind {
 

@@ -2,11 +2,12 @@
 // and what the items wrote is seen after it; a parked helper wakes; stopping ends all (D26, G10).
 // As it is, the source is searched within a bound on preemptions. With MODEL_CLAIMS_ONLY the claims
 // alone are searched in full: the build takes parking, spinning and stopping out of the source.
-#include "base/gang.cc"
+#include "relacy.h"
+
 #include "model_begin.h"
+#include "base/gang.cc"
 #include "model_end.h"
 #include "model_error.h"
-#include "relacy.h"
 
 namespace smallmind {
 namespace {

@@ -4,12 +4,12 @@
 #include "relacy.h"
 
 #define MODEL_PLAIN_ATOMICS  // the count is checked when all is quiet
-#include "base/job_queue.cc"
-#include "base/mutex.h"
-#include "model_begin.h"
-#include "model_end.h"
 #include "model_error.h"
 #include "model_token.h"
+
+#include "model_begin.h"
+#include "base/job_queue.cc"
+#include "model_end.h"
 
 namespace smallmind {
 namespace {

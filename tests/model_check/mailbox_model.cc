@@ -1,9 +1,10 @@
 // The mailbox: what a caller leaves is taken, or refused with the close; a waiting loop hears of
 // everything; a session's release is taken no later than its next request (D26, G10, L-10).
-#include "engine/mailbox.cc"
-#include "model_begin.h"
-#include "model_end.h"
 #include "relacy.h"
+
+#include "model_begin.h"
+#include "engine/mailbox.cc"
+#include "model_end.h"
 
 namespace smallmind {
 

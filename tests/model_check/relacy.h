@@ -42,19 +42,19 @@
 #include <vector>
 
 // Not relacy.hpp: that one also redefines new, free, errno and a hundred names of Windows.
-#include <relacy/atomic.hpp>
-#include <relacy/atomic_fence.hpp>
-#include <relacy/backoff.hpp>
 #include <relacy/base.hpp>
 #include <relacy/context.hpp>
 #include <relacy/context_base_impl.hpp>
-#include <relacy/dyn_thread.hpp>
-#include <relacy/stdlib/condition_variable.hpp>
-#include <relacy/stdlib/event.hpp>
-#include <relacy/stdlib/mutex.hpp>
-#include <relacy/stdlib/semaphore.hpp>
-#include <relacy/test_suite.hpp>
+#include <relacy/backoff.hpp>
+#include <relacy/atomic_fence.hpp>
+#include <relacy/atomic.hpp>
 #include <relacy/var.hpp>
+#include <relacy/test_suite.hpp>
+#include <relacy/dyn_thread.hpp>
+#include <relacy/stdlib/mutex.hpp>
+#include <relacy/stdlib/condition_variable.hpp>
+#include <relacy/stdlib/semaphore.hpp>
+#include <relacy/stdlib/event.hpp>
 
 namespace model {
 
