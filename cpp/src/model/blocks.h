@@ -10,8 +10,8 @@
 
 #include "base/aligned_buffer.h"
 #include "base/gang.h"
-#include "model/attention_plan.h"
 #include "base/tracking_allocator.h"
+#include "model/attention_plan.h"
 #include "model/config.h"
 #include "model/kv_layout.h"
 #include "model/model.h"
