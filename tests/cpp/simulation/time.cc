@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <ctime>
 
+#include "base/lock_order.h"
 #include "simulation/world.h"
 
 namespace smallmind::testing {
@@ -31,6 +32,8 @@ int64_t simulated_now() { return now_ns.load(); }
 // whoever closes the engine gets it.
 void sleep_simulated(pthread_mutex_t* mutex) {
   pthread_mutex_unlock(mutex);
+  // Who sleeps holds nothing: what the world does meanwhile is other threads' work.
+  if constexpr (kChecksLockOrder) LockOrder::leave();
   World* const world = the_world.load();
   if (world != nullptr && !world->is_over()) {
     world->act_while_asleep();
@@ -39,6 +42,7 @@ void sleep_simulated(pthread_mutex_t* mutex) {
     nanosleep(&moment, nullptr);
   }
   pthread_mutex_lock(mutex);
+  if constexpr (kChecksLockOrder) LockOrder::enter(LockRank::kLeaf);
 }
 
 }  // namespace smallmind::testing
