@@ -39,6 +39,13 @@ EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang>
   for (int worker = 0; worker < gang_->n_threads(); ++worker) {
     scratch_.push_back({Candidates(static_cast<size_t>(model_->n_vocab()))});
   }
+  constexpr size_t kRunning = 2 * kMaxBatchSequences;  // with a place for every key that waits
+  running_.reserve(kRunning);
+  waiting_.reserve(kRunning);
+  views_.reserve(kRunning);
+  waiting_views_.reserve(kRunning);
+  plan_.reserve(kRunning);
+  dirty_wakers_.reserve(kRunning);
   slices_.reserve(kMaxBatchSequences);
   batch_.reserve(kMaxBatchSequences);
   rows_.resize(kMaxBatchSequences);

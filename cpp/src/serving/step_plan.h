@@ -48,6 +48,16 @@ struct StepPlan {
   std::vector<int64_t> left;  // tokens left, as others that wait for the request see them
   std::vector<double> overtaken;
   std::vector<int32_t> key_slots;
+
+  // Room for plans over n requests.
+  void reserve(size_t n) {
+    slices.reserve(n);
+    decodes.reserve(n);
+    prefills.reserve(n);
+    left.reserve(n);
+    overtaken.reserve(n);
+    key_slots.reserve(n);
+  }
 };
 
 }  // namespace smallmind
