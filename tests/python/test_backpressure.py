@@ -7,6 +7,7 @@ B15-B17, B19-B21, B26, B27, hazards L-01, L-03 to L-06; `max_queue_depth`,
 from __future__ import annotations
 
 import pickle
+import statistics
 import sys
 import threading
 import time
@@ -264,8 +265,9 @@ def test_a_slow_reader_slows_nobody_else(model: Path) -> None:
             reader.join()
             for stream in slow:
                 stream.close()
-        # The best of eight: the tiny model is so quick that the machine's own work shows.
-        assert min(beside) < 1.5 * min(alone), (alone, beside)
+        # Medians, and a factor: the tiny model is so quick that the machine's own work shows. Who
+        # waits for a reader of a token a second takes a hundred times as long.
+        assert statistics.median(beside) < 2 * statistics.median(alone), (alone, beside)
 
 
 def test_a_reader_that_is_gone_keeps_no_memory_from_others(model: Path) -> None:

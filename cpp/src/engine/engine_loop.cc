@@ -107,9 +107,15 @@ void EngineLoop::collect_mail() {
   }
   for (const std::shared_ptr<KvHold>& hold : mail_.released) cache_.release(*hold);
   for (std::shared_ptr<Task>& task : mail_.tasks) {
-    waiting_.push_back(std::move(task));
-    waiting_.back()->arrival = ++n_arrivals_;
-    keys_.enter(waiting_.back()->account);
+    task->arrival = ++n_arrivals_;
+    const std::shared_ptr<KeyAccount>& account = task->account;
+    keys_.enter(account);
+    try {
+      waiting_.push_back(std::move(task));
+    } catch (...) {
+      keys_.leave(account);
+      throw;
+    }
   }
   mail_.tasks.clear();
 }
@@ -118,7 +124,13 @@ void EngineLoop::collect_mail() {
 void EngineLoop::refresh() {
   has_runnable_ = false;
   wake_at_ = Clock::time_point::max();
-  const auto is_gone = [this](const std::shared_ptr<Task>& task) { return is_over(*task); };
+  for (const auto* tasks : {&running_, &waiting_}) {
+    for (const std::shared_ptr<Task>& task : *tasks) look_at(*task);
+  }
+  const auto is_gone = [this](const std::shared_ptr<Task>& task) {
+    if (!task->is_alive) retire(*task);
+    return !task->is_alive;
+  };
   std::erase_if(running_, is_gone);
   std::erase_if(waiting_, is_gone);
   for (const std::shared_ptr<Task>& task : running_) {
@@ -126,15 +138,13 @@ void EngineLoop::refresh() {
   }
 }
 
-bool EngineLoop::is_over(Task& task) {
+void EngineLoop::look_at(Task& task) {
   const TokenChannel::LoopView view = task.poll();
   remember(view.waker);
+  task.is_alive = view.is_alive;
   task.is_runnable = view.is_runnable;
   task.kv().is_paused = !view.is_runnable;
   wake_at_ = std::min(wake_at_, task.deadline());
-  if (view.is_alive) return false;
-  retire(task);
-  return true;
 }
 
 void EngineLoop::retire(Task& task) noexcept {
@@ -182,7 +192,11 @@ bool EngineLoop::set_aside_one() {
 
 // False when it has to wait for memory; nobody passes it meanwhile.
 bool EngineLoop::try_to_run(const std::shared_ptr<Task>& task) {
-  if (is_over(*task)) return true;
+  look_at(*task);
+  if (!task->is_alive) {
+    retire(*task);
+    return true;
+  }
   try {
     if (!task->kv().start(cache_, task->context())) return false;
     running_.push_back(task);
@@ -255,8 +269,7 @@ void EngineLoop::charge_plan() {
 
 void EngineLoop::run_step() {
   reserve();
-  if (slices_.empty()) return;
-  if (!compute()) return;
+  if (slices_.empty() || !compute()) return;
   commit();
   publish_rows();
   for (const Slice& slice : slices_) {
@@ -426,13 +439,11 @@ void EngineLoop::fail(Task& task, std::shared_ptr<const Error> error) {
 void EngineLoop::fail_everything(const std::shared_ptr<const Error>& error) {
   for (auto* tasks : {&running_, &waiting_, &mail_.tasks}) {
     for (const std::shared_ptr<Task>& task : *tasks) {
-      if (task) fail(*task, error);  // an erase may have been cut short amid its moves
+      if (task) fail(*task, error);  // the mail may have been collected in part
     }
   }
   for (auto* tasks : {&running_, &waiting_}) {
-    for (const std::shared_ptr<Task>& task : *tasks) {
-      if (task) retire(*task);
-    }
+    for (const std::shared_ptr<Task>& task : *tasks) retire(*task);
     tasks->clear();
   }
   mail_.tasks.clear();

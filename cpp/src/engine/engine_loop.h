@@ -62,7 +62,7 @@ class EngineLoop {
   void turn();
   void collect_mail();
   void refresh();
-  bool is_over(Task& task);
+  void look_at(Task& task);
   void retire(Task& task) noexcept;
   void admit();
   bool try_to_run(const std::shared_ptr<Task>& task);

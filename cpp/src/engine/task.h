@@ -54,7 +54,8 @@ class Task {
   uint64_t arrival = 0;
   uint64_t last_step = 0;  // 0: not yet served
   double overtaken_seconds = 0;
-  bool is_runnable = true;  // as of the last poll()
+  bool is_alive = true;  // this and the next as of the last poll()
+  bool is_runnable = true;
   int64_t n_counted_reused = 0;
 
  private:
