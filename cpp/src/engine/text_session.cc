@@ -132,9 +132,10 @@ RequestSpec TextSession::make_spec(std::vector<int32_t> context,
   const int64_t limit = options_.max_kv_tokens;
   if (n_prompt >= limit) {
     throw Error(ErrorKind::kContextLength,
-                named("the prompt and what the session holds are " + std::to_string(n_prompt) +
-                      " tokens; the context holds " + std::to_string(limit) +
-                      ", and at least one must be left to generate"));
+                in_session(options_.id, "the prompt and what the session holds are " +
+                                            std::to_string(n_prompt) +
+                                            " tokens; the context holds " + std::to_string(limit) +
+                                            ", and at least one must be left to generate"));
   }
   RequestSpec spec;
   spec.hold = hold_;
@@ -188,8 +189,8 @@ std::shared_ptr<Stream> TextSession::open(RequestSpec spec) {
     engine_->submit(channel);
   } catch (const Error& error) {
     // So the dropped stream leaves the context as it was.
-    channel->fail(std::make_shared<const Error>(error.kind(), error.code(), named(error.what())));
-    throw Error(error.kind(), error.code(), named(error.what()));
+    channel->fail(std::make_shared<const Error>(error));
+    throw Error(error.kind(), error.code(), in_session(options_.id, error.what()));
   }
   return stream;
 }
@@ -207,10 +208,6 @@ void TextSession::give_way_if_cancelled() {
   settle(*channel);
   channel->abandon();
   settle(*channel);
-}
-
-std::string TextSession::named(const std::string& message) const {
-  return "session '" + escape(options_.id) + "': " + message;
 }
 
 void TextSession::check_open() const {

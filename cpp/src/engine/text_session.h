@@ -74,8 +74,6 @@ class TextSession : public Session, public std::enable_shared_from_this<TextSess
   RequestSpec make_spec(std::vector<int32_t> context, const SamplingParams& params) const;
   void give_way_if_cancelled();
   void start_with(std::vector<int32_t> history);
-  // The message with whose it is in front.
-  std::string named(const std::string& message) const;
   void check_open() const REQUIRES(mutex_);
   [[noreturn]] void throw_busy() const REQUIRES(mutex_);
 

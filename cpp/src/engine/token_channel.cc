@@ -20,10 +20,6 @@ size_t ring_capacity(const RequestSpec& spec) {
   return std::min(spec.max_buffered, static_cast<size_t>(spec.max_tokens)) + kSpareSlots;
 }
 
-std::string named(const std::string& session_id, const std::string& message) {
-  return "session '" + escape(session_id) + "': " + message;
-}
-
 std::shared_ptr<const Error> buffer_full_error(const RequestSpec& spec) {
   if (spec.on_full == OnFull::kPause) return nullptr;
   return std::make_shared<const Error>(ErrorKind::kBufferFull,
@@ -47,6 +43,10 @@ double seconds_between(std::optional<Clock::time_point> from, std::optional<Cloc
 }
 
 }  // namespace
+
+std::string in_session(const std::string& session_id, const std::string& message) {
+  return "session '" + escape(session_id) + "': " + message;
+}
 
 // What is to be told once the lock is released: made before the lock, so it acts after it.
 class TokenChannel::Notice {
@@ -180,7 +180,7 @@ void TokenChannel::tell_reader_locked(Notice& notice) {
 
 void TokenChannel::throw_failure_locked() const {
   if (!error_) return;
-  throw Error(error_->kind(), error_->code(), named(spec_.session_id, error_->what()));
+  throw Error(error_->kind(), error_->code(), in_session(spec_.session_id, error_->what()));
 }
 
 Clock::time_point TokenChannel::wait_limit(Clock::time_point until) const {

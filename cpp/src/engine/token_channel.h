@@ -22,6 +22,9 @@ namespace smallmind {
 struct KeyAccount;
 struct KvHold;
 
+// An error's message with whose it is in front.
+std::string in_session(const std::string& session_id, const std::string& message);
+
 // Checked and complete before it is queued; immutable.
 struct RequestSpec {
   std::shared_ptr<KvHold> hold;  // whose KV it continues; null: none is kept

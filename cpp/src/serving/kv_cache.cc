@@ -17,10 +17,6 @@ constexpr size_t kWindow = static_cast<size_t>(PageGroup::kWindow);
 // Fewer tokens than these are computed anew, rather than copied with the page that they are in.
 constexpr int64_t kLeastCopiedIds = 4;
 
-size_t blocks_for(int64_t n_tokens) {
-  return static_cast<size_t>((n_tokens + kPageTokens - 1) / kPageTokens);
-}
-
 std::span<const int32_t> block_ids(std::span<const int32_t> context, size_t i) {
   return context.subspan(i * kPageTokens, kPageTokens);
 }
@@ -29,7 +25,7 @@ std::span<const int32_t> block_ids(std::span<const int32_t> context, size_t i) {
 
 KvCache::KvCache(int64_t n_total, std::shared_ptr<KvHold> hold, std::string salt)
     : n_total_(n_total), hold_(std::move(hold)), salt_(std::move(salt)) {
-  const size_t n = blocks_for(n_total);
+  const auto n = static_cast<size_t>(blocks_for(n_total));
   blocks_.reserve(n);
   for (auto& table : tables_) table.reserve(n);
 }
@@ -64,7 +60,7 @@ size_t KvCache::usable_depth(std::span<KvBlock* const> path) const noexcept {
 
 bool KvCache::start(PrefixCache& cache, std::span<const int32_t> context) {
   cache_ = &cache;
-  const auto total_blocks = static_cast<int64_t>(blocks_for(n_total_));
+  const int64_t total_blocks = blocks_for(n_total_);
   const int64_t window_pages = std::min(total_blocks, cache_->geometry().max_window_pages());
   const auto window_promise = window_pages * static_cast<int64_t>(cache_->window_bytes());
   if (hold_) {
@@ -101,10 +97,10 @@ bool KvCache::start(PrefixCache& cache, std::span<const int32_t> context) {
 
 // --- Blocks at the end of the path. ---
 
-void KvCache::push(KvBlock* block, bool holds_window) noexcept {
+void KvCache::push(KvBlock* block) noexcept {
   blocks_.push_back(block);
   tables_[kFull].push_back(block->pages[kFull]);
-  tables_[kWindow].push_back(holds_window ? block->pages[kWindow] : nullptr);
+  tables_[kWindow].push_back(block->pages[kWindow]);
   --n_promised_blocks_;
   cache_->promise(-static_cast<int64_t>(cache_->full_bytes()));
 }
@@ -112,7 +108,7 @@ void KvCache::push(KvBlock* block, bool holds_window) noexcept {
 void KvCache::add_ready(KvBlock* block) noexcept {
   cache_->hold(block, PageGroup::kFull, Holder::kRunning);
   cache_->hold(block, PageGroup::kWindow, Holder::kRunning);
-  push(block, true);
+  push(block);
   n_tokens_ += kPageTokens;
   n_reused_ += kPageTokens;
   slide_window();
@@ -129,7 +125,7 @@ void KvCache::add_new(std::span<const int32_t> context, bool is_claimed) {
     block->owner = this;
     cache_->link(block, parent);
   }
-  push(block, true);
+  push(block);
 }
 
 const KvCache* KvCache::advance(std::span<const int32_t> context) {
@@ -205,7 +201,7 @@ void KvCache::reuse_beginning(std::span<const int32_t> context, bool is_claimabl
 }
 
 void KvCache::prepare(std::span<const int32_t> context, int64_t n) {
-  const size_t wanted = blocks_for(n_tokens_ + n);
+  const auto wanted = static_cast<size_t>(blocks_for(n_tokens_ + n));
   while (n_blocks() < wanted) {
     // Below a block of its own nobody else can have claimed one.
     const bool is_below_own = !blocks_.empty() && blocks_.back()->owner == this;
@@ -294,7 +290,7 @@ void KvCache::stop(bool keep) noexcept {
 
 // Blocks that were claimed and not computed go; a beginning of a block goes into the tree as such.
 void KvCache::settle_tail() noexcept {
-  while (n_blocks() > blocks_for(n_tokens_)) {
+  while (n_blocks() > static_cast<size_t>(blocks_for(n_tokens_))) {
     KvBlock* const block = blocks_.back();
     if (block->is_linked) cache_->unlink(block);
     cache_->destroy(block);

@@ -55,7 +55,7 @@ class KvCache {
   KvBlock* last_block() const noexcept { return blocks_.empty() ? root_ : blocks_.back(); }
   size_t first_needed_window(int64_t position) const noexcept;
   size_t usable_depth(std::span<KvBlock* const> path) const noexcept;
-  void push(KvBlock* block, bool holds_window) noexcept;
+  void push(KvBlock* block) noexcept;
   void add_ready(KvBlock* block) noexcept;
   void add_new(std::span<const int32_t> context, bool is_claimed);
   bool knows_block(std::span<const int32_t> context, size_t i) const noexcept;

@@ -19,8 +19,6 @@ constexpr int kNaNByte = 0xFF;  // four of them are a float NaN, two a bfloat16 
 
 constexpr size_t index(PageGroup group) { return static_cast<size_t>(group); }
 
-int64_t blocks_for(int64_t n_tokens) { return (n_tokens + kPageTokens - 1) / kPageTokens; }
-
 }  // namespace
 
 int64_t KvGeometry::max_window_pages() const noexcept {

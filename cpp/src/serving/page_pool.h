@@ -12,6 +12,11 @@
 
 namespace smallmind {
 
+// Blocks of 32 positions that n tokens need.
+constexpr int64_t blocks_for(int64_t n_tokens) {
+  return (n_tokens + kPageTokens - 1) / kPageTokens;
+}
+
 // What the KV of a model takes.
 struct KvGeometry {
   std::array<size_t, kPageGroups> page_bytes{};  // 0: the model has no layers of that group

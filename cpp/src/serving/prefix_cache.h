@@ -66,8 +66,8 @@ class PrefixCache {
   // The ready child that begins with the most of `ids`, and how many; it has all its pages.
   Match longest_beginning(const KvBlock* parent, std::span<const int32_t> ids) const noexcept;
 
-  // A private block, held by a running sequence, with its pages. Throws Error(kMemoryBudget) only
-  // when the system refuses.
+  // A private block, held by a running sequence, with its pages. Throws Error(kMemoryBudget) when
+  // the system refuses, or when what could be evicted for them is held for a moment.
   KvBlock* new_block();
   // Into the tree, in the state that it has; computing and full ready blocks can be found.
   void link(KvBlock* block, KvBlock* parent) noexcept;
