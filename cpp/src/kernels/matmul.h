@@ -1,32 +1,16 @@
-// Matrix products over panels (numerics.md, "Matrix products"): per row and block c = exact integer
-// dot, s = fl(w_scale * d), acc = fma(float(c), s, acc); a format with an offset then does acc =
-// fma(offset, fl(d * sum), acc). Blocks in the order of K, one accumulator a row.
+// Products of integer weights over panels (numerics.md, "Matrix products"): per row and block c =
+// exact integer dot, s = fl(w_scale * d), acc = fma(float(c), s, acc); a format with an offset then
+// does acc = fma(offset, fl(d * sum), acc). Blocks in the order of K, one accumulator a row.
 //
 // A panel is unpacked block by block, once for a tile of tokens; the tile's accumulators stay in
 // the first-level cache. The dots of different tokens are independent, so that the processor
 // overlaps them.
 #pragma once
 
-#include "kernels/kernels.h"
-#include "quant/formats.h"
+#include "kernels/gemm.h"
+#include "kernels/strip.h"
 
 namespace smallmind::kernel {
-
-// How far ahead of its use a panel is fetched from memory by the first tile of tokens.
-inline constexpr size_t kPrefetchBytes = 5120;
-
-// Fetches a stretch of memory at an even pace. (Functions that more than one instruction set could
-// emit name theirs, see quant/panel.h.)
-template <class S>
-struct Prefetcher {
-  const std::byte* at;
-  const std::byte* end;
-
-  explicit Prefetcher(const std::byte* from) : at(from), end(from) {}
-  void advance(size_t n_bytes) {
-    for (end += n_bytes; at < end; at += 64) __builtin_prefetch(at, 0, 3);
-  }
-};
 
 // Adds groups [kFirst, kLast) of a block to a dot.
 template <class S, class F, size_t kFirst, size_t kLast>
@@ -122,29 +106,6 @@ inline void integer_tile(const std::byte* panel, size_t row, const Activations& 
   }
 }
 
-template <class S, class F, bool kPrefetch>
-inline void float_tile(const std::byte* panel, size_t row, const Activations& a, size_t token,
-                       size_t n_tokens, typename S::Row* acc) {
-  const float* x = a.values + token * a.n_columns;
-  constexpr size_t kColumnBytes = F::chunk_bytes(1);
-  Prefetcher<S> ahead(panel + kPrefetchBytes);
-  for (size_t c = 0; c < a.n_columns; ++c) {
-    if constexpr (kPrefetch) ahead.advance(kColumnBytes);
-    const auto w = F::template weights<S>(panel, c, row);
-    for (size_t t = 0; t < n_tokens; ++t)
-      acc[t] = S::fma(w, S::row_set1(x[t * a.n_columns + c]), acc[t]);
-  }
-}
-
-// The first n rows of a strip.
-template <class S>
-inline void store_rows(float* to, typename S::Row x, size_t n) {
-  if (n >= S::kRows) return S::store_row(to, x);
-  float rows[S::kRows];
-  S::store_row(rows, x);
-  for (size_t r = 0; r < n; ++r) to[r] = rows[r];
-}
-
 // One panel times tokens [token, token + n_tokens), at most kTile. A tile of one token keeps its
 // accumulator in a register.
 template <class S, class F, bool kFine, size_t kTile, bool kPrefetch>
@@ -157,10 +118,7 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
     if (first >= w.n_rows) return;
     typename S::Row acc[kTile];
     for (size_t t = 0; t < n; ++t) acc[t] = S::row_set1(0.0f);
-    if constexpr (F::kInteger)
-      integer_tile<S, F, kFine, kPrefetch>(bytes, row, a, token, n, acc);
-    else
-      float_tile<S, F, kPrefetch>(bytes, row, a, token, n, acc);
+    integer_tile<S, F, kFine, kPrefetch>(bytes, row, a, token, n, acc);
     for (size_t t = 0; t < n; ++t)
       store_rows<S>(out + (token + t) * out_stride + first, acc[t], w.n_rows - first);
   }
@@ -188,8 +146,10 @@ void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Ac
             size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
     for (size_t p = first_panel; p < first_panel + n_panels; ++p) {
-      if (F::kInteger && a.low_codes != nullptr)
-        panel_tokens<S, F, F::kInteger>(w, p, a, n_tokens, out, out_stride);
+      if constexpr (!F::kInteger)
+        float_tokens<S, F, S::kFloatTile>(w, p, a, 0, n_tokens, out, out_stride);
+      else if (a.low_codes != nullptr)
+        panel_tokens<S, F, true>(w, p, a, n_tokens, out, out_stride);
       else
         panel_tokens<S, F, false>(w, p, a, n_tokens, out, out_stride);
     }

@@ -12,6 +12,7 @@ namespace smallmind::simd {
 struct Avx512 {
   static constexpr size_t kRows = 16;
   static constexpr size_t kMaxTile = 32;      // tokens a matmul tile
+  static constexpr size_t kFloatTile = 8;     // those of float weights: sums in registers
   static constexpr size_t kBlockQueries = 8;  // of attention
   static constexpr bool kUnsignedDot =
       true;  // codes enter dots as unsigned bytes: signed ones are offset by 128

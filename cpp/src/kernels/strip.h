@@ -1,0 +1,35 @@
+// What the products of integer and of float weights share: fetching a panel ahead of its use, and
+// writing the rows of a strip.
+#pragma once
+
+#include "kernels/kernels.h"
+#include "quant/formats.h"
+
+namespace smallmind::kernel {
+
+// How far ahead of its use a panel is fetched from memory by the first tile of tokens.
+inline constexpr size_t kPrefetchBytes = 5120;
+
+// Fetches a stretch of memory at an even pace. (Functions that more than one instruction set could
+// emit name theirs, see quant/panel.h.)
+template <class S>
+struct Prefetcher {
+  const std::byte* at;
+  const std::byte* end;
+
+  explicit Prefetcher(const std::byte* from) : at(from), end(from) {}
+  void advance(size_t n_bytes) {
+    for (end += n_bytes; at < end; at += 64) __builtin_prefetch(at, 0, 3);
+  }
+};
+
+// The first n rows of a strip.
+template <class S>
+inline void store_rows(float* to, typename S::Row x, size_t n) {
+  if (n >= S::kRows) return S::store_row(to, x);
+  float rows[S::kRows];
+  S::store_row(rows, x);
+  for (size_t r = 0; r < n; ++r) to[r] = rows[r];
+}
+
+}  // namespace smallmind::kernel
