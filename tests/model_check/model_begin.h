@@ -9,4 +9,4 @@
 #define thread model_thread
 #define this_thread model_this_thread
 #define steady_clock model_clock
-#define _mm_pause model::pause
+#define spin_pause model::pause

@@ -3,4 +3,4 @@
 #undef thread
 #undef this_thread
 #undef steady_clock
-#undef _mm_pause
+#undef spin_pause

@@ -9,8 +9,6 @@
 #pragma once
 
 // What the sources include, before any of it is renamed.
-#include <xmmintrin.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -40,6 +38,8 @@
 #include <utility>
 #include <variant>
 #include <vector>
+
+#include "base/processor.h"
 
 // Not relacy.hpp: that one also redefines new, free, errno and a hundred names of Windows.
 #include <relacy/base.hpp>

@@ -1,14 +1,12 @@
 #include "base/compute_thread.h"
 
-#include <xmmintrin.h>
-
 #include <system_error>
 #include <utility>
 
+#include "base/processor.h"
+
 namespace smallmind {
 namespace {
-
-constexpr unsigned kStandardMxcsr = 0x1F80;  // round to nearest, no FTZ, no DAZ, all masked
 
 // Asynchronous signals belong to the host program's threads. Faults stay deliverable: blocked, the
 // kernel would kill the process without the program's crash handler having a say.
@@ -52,7 +50,7 @@ void enter_compute_thread(const char* name) {
   pthread_setname_np(pthread_self(), name);  // cut by the kernel's rule: fails beyond 15 characters
 }
 
-void reset_float_environment() noexcept { _mm_setcsr(kStandardMxcsr); }
+void reset_float_environment() noexcept { set_float_control(kStandardFloatControl); }
 
 SignalsBlocked::SignalsBlocked() { block_signals(&previous_); }
 

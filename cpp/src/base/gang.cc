@@ -1,7 +1,5 @@
 #include "base/gang.h"
 
-#include <xmmintrin.h>
-
 #include <atomic>
 #include <chrono>
 #include <exception>
@@ -12,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/processor.h"
 #include "smallmind/error.h"
 
 namespace smallmind {
@@ -103,7 +102,7 @@ uint64_t Gang::State::wait_for_generation(uint64_t seen) {
     for (int i = 0; i < kSpinPauses; ++i) {
       const uint64_t now = generation(ticket.load(std::memory_order_acquire));
       if (now != seen || stopping.load(std::memory_order_relaxed)) return now;
-      _mm_pause();
+      spin_pause();
     }
     const auto park_at = SteadyClock::now() + kIdleBeforeParking;
     while (SteadyClock::now() < park_at) {
@@ -184,7 +183,7 @@ void Gang::run(size_t n_items, ItemFn call, const void* fn) {
   state.work(0);
   for (int spins = 0; state.n_pending.load(std::memory_order_acquire) != 0; ++spins) {
     if (spins < kSpinPauses) {
-      _mm_pause();
+      spin_pause();
     } else {
       std::this_thread::yield();
     }

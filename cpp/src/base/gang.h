@@ -12,7 +12,8 @@ namespace smallmind {
 // One owner thread calls for_each; it is worker 0 and computes too. for_each returns when every
 // item is done (not when every helper has come). Items are claimed in ascending order, so results
 // may not depend on which worker runs an item. What an item throws is rethrown by for_each after
-// the region has ended. Helpers block all signals and set MXCSR to 0x1F80 at their start.
+// the region has ended. Helpers block all signals and set the standard floating-point control at
+// their start.
 class Gang {
  public:
   explicit Gang(int n_threads);  // n_threads - 1 helpers

@@ -14,10 +14,11 @@ namespace smallmind::kernel {
 
 // Adds groups [kFirst, kLast) of a block to a dot.
 template <class S, class F, size_t kFirst, size_t kLast>
-inline void dot_groups(typename S::Dot& dot, const quant::Codes<S>& codes, const int8_t* inputs) {
+inline void dot_groups(typename S::Dot& dot, const quant::Codes<S>& codes,
+                       const typename S::Inputs& inputs) {
   if constexpr (kFirst < kLast) {
     S::template dot_add<F::kCodeBits, F::kSigned, static_cast<int>(kFirst)>(
-        dot, codes.group[kFirst], inputs + 4 * kFirst);
+        dot, codes.group[kFirst], inputs);
     dot_groups<S, F, kFirst + 1, kLast>(dot, codes, inputs);
   }
 }
@@ -40,10 +41,11 @@ template <class S, class F, bool kFine, size_t kFirst, size_t kLast>
 inline typename S::Row block_dot(const quant::Codes<S>& codes, const Activations& a, size_t at,
                                  const int32_t* minus_sum, const int32_t* low_minus_sum) {
   auto dot = start_dot<S, F>(minus_sum);
-  dot_groups<S, F, kFirst, kLast>(dot, codes, a.codes + at * quant::kBlockColumns);
+  dot_groups<S, F, kFirst, kLast>(dot, codes, S::load_inputs(a.codes + at * quant::kBlockColumns));
   if constexpr (kFine) {
     auto low = start_dot<S, F>(low_minus_sum);
-    dot_groups<S, F, kFirst, kLast>(low, codes, a.low_codes + at * quant::kBlockColumns);
+    dot_groups<S, F, kFirst, kLast>(low, codes,
+                                    S::load_inputs(a.low_codes + at * quant::kBlockColumns));
     dot = S::dot_planes(dot, low);
   }
   return S::dot_to_row(dot);

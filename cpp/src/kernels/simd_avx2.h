@@ -17,6 +17,7 @@ struct Avx2 {
   static constexpr bool kUnsignedDot =
       false;  // |code| as unsigned byte, the code's sign moved to the input
 
+  using Inputs = const int8_t*;  // the codes of a block of one token
   using Bytes = __m256i;
   using Row = __m256;
   // 16-bit partial sums of a few groups, and their 32-bit total.
@@ -49,6 +50,7 @@ struct Avx2 {
       return _mm256_and_si256(_mm256_slli_epi16(x, kTo - kFrom), mask);
   }
 
+  static Inputs load_inputs(const int8_t* p) { return p; }
   static Dot dot_start() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   template <int kShift>
   static Dot dot_start_offset(const int32_t* minus_sum) {
@@ -60,9 +62,9 @@ struct Avx2 {
     return bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
   }
   template <int kBits, bool kSigned, int kStep>
-  static void dot_add(Dot& dot, Bytes codes, const int8_t* inputs) {
+  static void dot_add(Dot& dot, Bytes codes, Inputs inputs) {
     int32_t four;
-    __builtin_memcpy(&four, inputs, 4);
+    __builtin_memcpy(&four, inputs + 4 * kStep, 4);
     __m256i a = _mm256_set1_epi32(four);
     if constexpr (kSigned) {
       a = _mm256_sign_epi8(a, codes);

@@ -17,6 +17,7 @@ struct Avx512 {
   static constexpr bool kUnsignedDot =
       true;  // codes enter dots as unsigned bytes: signed ones are offset by 128
 
+  using Inputs = const int8_t*;  // the codes of a block of one token
   using Bytes = __m512i;
   using Row = __m512;
   using Dot = __m512i;
@@ -41,8 +42,9 @@ struct Avx512 {
       return _mm512_and_si512(_mm512_slli_epi16(x, kTo - kFrom), mask);
   }
 
-  // Dots of codes with 4 signed bytes of one token. kBits and kSigned as the format's; kStep counts
-  // the groups added so far.
+  // Dots of a group's codes with its 4 signed bytes of one token. kBits and kSigned as the format's;
+  // kStep is the group.
+  static Inputs load_inputs(const int8_t* p) { return p; }
   static Dot dot_start() { return _mm512_setzero_si512(); }
   // minus_sum << kShift
   template <int kShift>
@@ -50,9 +52,9 @@ struct Avx512 {
     return _mm512_slli_epi32(_mm512_set1_epi32(*minus_sum), kShift);
   }
   template <int kBits, bool kSigned, int kStep>
-  static void dot_add(Dot& dot, Bytes codes, const int8_t* inputs) {
+  static void dot_add(Dot& dot, Bytes codes, Inputs inputs) {
     int32_t four;
-    __builtin_memcpy(&four, inputs, 4);
+    __builtin_memcpy(&four, inputs + 4 * kStep, 4);
     dot = _mm512_dpbusd_epi32(dot, codes, _mm512_set1_epi32(four));
   }
   static Row dot_to_row(Dot dot) { return _mm512_cvtepi32_ps(dot); }

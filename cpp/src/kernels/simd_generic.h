@@ -22,6 +22,7 @@ struct Generic {
   typedef uint16_t Words16 __attribute__((vector_size(32)));
   typedef uint8_t Bytes16 __attribute__((vector_size(16)));
   typedef int8_t SignedBytes16 __attribute__((vector_size(16)));
+  using Inputs = const int8_t*;  // the codes of a block of one token
   using Bytes = Words;
   using Row = Vec;
   using Dot = Ints;
@@ -48,6 +49,7 @@ struct Generic {
       return (x << (kTo - kFrom)) & kBoth;
   }
 
+  static Inputs load_inputs(const int8_t* p) { return p; }
   static Dot dot_start() { return Dot{}; }
   template <int kShift>
   static Dot dot_start_offset(const int32_t* minus_sum) {
@@ -56,11 +58,12 @@ struct Generic {
   // Products of a code and an input fit 16 bits, and so does the sum of two: 2 * 128 * 127 <
   // 32,768.
   template <int kBits, bool kSigned, int kStep>
-  static void dot_add(Dot& dot, const Bytes& codes, const int8_t* inputs) {
-    const uint32_t even_pair = static_cast<uint16_t>(inputs[0]) |
-                               static_cast<uint32_t>(static_cast<uint16_t>(inputs[2])) << 16;
-    const uint32_t odd_pair = static_cast<uint16_t>(inputs[1]) |
-                              static_cast<uint32_t>(static_cast<uint16_t>(inputs[3])) << 16;
+  static void dot_add(Dot& dot, const Bytes& codes, Inputs inputs) {
+    const int8_t* four = inputs + 4 * kStep;
+    const uint32_t even_pair = static_cast<uint16_t>(four[0]) |
+                               static_cast<uint32_t>(static_cast<uint16_t>(four[2])) << 16;
+    const uint32_t odd_pair = static_cast<uint16_t>(four[1]) |
+                              static_cast<uint32_t>(static_cast<uint16_t>(four[3])) << 16;
     const SignedWords even_inputs = (SignedWords)(Unsigned{} + even_pair);
     const SignedWords odd_inputs = (SignedWords)(Unsigned{} + odd_pair);
     SignedWords even, odd;

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <xmmintrin.h>
 
 #include <atomic>
 #include <chrono>
@@ -10,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/processor.h"
 #include "smallmind/error.h"
 
 namespace smallmind {
@@ -75,10 +75,10 @@ TEST(GangTest, RefusesARegionInsideARegion) {
 
 // A library built with fast-math may have set these bits in the thread that makes the gang.
 TEST(GangTest, HelpersComputeWithStandardFloatingPointAndBlockSignals) {
-  const unsigned before = _mm_getcsr();
-  _mm_setcsr(before | 0x8040);  // flush to zero, denormals are zero
+  const uint32_t before = float_control();
+  set_float_control(before | kFlushesSubnormals);
   Gang gang(2);
-  _mm_setcsr(before);
+  set_float_control(before);
   std::atomic<int> n_there{0};
   std::atomic<int> n_bad{0};
   gang.for_each(2, [&](size_t, int worker) {
@@ -88,7 +88,7 @@ TEST(GangTest, HelpersComputeWithStandardFloatingPointAndBlockSignals) {
     if (worker == 0) return;
     sigset_t blocked;
     pthread_sigmask(SIG_BLOCK, nullptr, &blocked);
-    if ((_mm_getcsr() & ~0x3Fu) != 0x1F80) ++n_bad;  // the low bits are sticky flags
+    if (float_control() != kStandardFloatControl) ++n_bad;
     for (int number : {SIGINT, SIGTERM, SIGCHLD, SIGALRM, SIGUSR1}) {
       if (sigismember(&blocked, number) != 1) ++n_bad;
     }

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <signal.h>
-#include <xmmintrin.h>
 
 #include <atomic>
 #include <functional>
@@ -15,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/processor.h"
 #include "job_queue_fixture.h"
 
 namespace smallmind::testing {
@@ -68,22 +68,22 @@ TEST(JobQueueTest, ThreadsHaveTheStackThatWasAskedFor) {
 // A job of a careless program sets these bits; the next one, which packs weights say, must not see
 // them.
 TEST(JobQueueTest, ThreadsBlockSignalsAndComputeWithStandardFloatingPoint) {
-  const unsigned before = _mm_getcsr();
-  _mm_setcsr(before | 0x8040);
+  const uint32_t before = float_control();
+  set_float_control(before | kFlushesSubnormals);
   JobQueue queue(options(1));
-  unsigned seen = 0;
+  uint32_t seen = 0;
   sigset_t blocked;
   sigemptyset(&blocked);
   const auto look = [&](const CallHooks&) {
-    seen = _mm_getcsr() & ~0x3Fu;
+    seen = float_control();
     pthread_sigmask(SIG_BLOCK, nullptr, &blocked);
-    _mm_setcsr(seen | 0x8040);
+    set_float_control(seen | kFlushesSubnormals);
   };
   for (int i = 0; i < 2; ++i) {
     queue.execute(look, {});
-    EXPECT_EQ(seen, 0x1F80u);
+    EXPECT_EQ(seen, kStandardFloatControl);
   }
-  _mm_setcsr(before);
+  set_float_control(before);
   for (int number : {SIGINT, SIGTERM, SIGALRM}) EXPECT_EQ(sigismember(&blocked, number), 1);
   for (int number : {SIGSEGV, SIGABRT}) EXPECT_EQ(sigismember(&blocked, number), 0);
 }

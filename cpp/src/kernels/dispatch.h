@@ -1,0 +1,20 @@
+// The tables of kernels that this build has, for dispatch.cc. One source for each kind of processor
+// defines it (dispatch_x86.cc, dispatch_arm.cc), for they are asked in different ways.
+#pragma once
+
+#include <span>
+
+#include "kernels/kernels.h"
+
+namespace smallmind {
+
+struct KernelChoice {
+  const Kernels* table;
+  bool is_available;  // the processor has what it needs, and the operating system saves it
+};
+
+// THE LIST, best first, the portable one last. A new instruction set is one simd header, one
+// 10-line source and one row of it. Thread-safe.
+std::span<const KernelChoice> kernel_choices();
+
+}  // namespace smallmind

@@ -1,0 +1,61 @@
+#include <cpuid.h>
+
+#include "kernels/dispatch.h"
+
+namespace smallmind {
+
+extern const Kernels kKernelsGeneric;
+extern const Kernels kKernelsAvx2;
+extern const Kernels kKernelsAvx512;
+extern void (*const kAttentionAvx512Bf16)(const AttentionTile& tile);
+
+namespace {
+
+// What the processor has and the operating system saves.
+struct CpuFeatures {
+  bool avx2 = false;         // AVX2, FMA, F16C
+  bool avx512 = false;       // those and AVX-512 F, BW, DQ, VL, VNNI
+  bool avx512_bf16 = false;  // those and AVX-512 BF16
+};
+
+CpuFeatures detect() {
+  CpuFeatures found;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  const bool has_osxsave = c >> 27 & 1, has_fma = c >> 12 & 1, has_f16c = c >> 29 & 1;
+  if (!has_osxsave) return found;
+  unsigned state_low, state_high;
+  __asm__ volatile("xgetbv" : "=a"(state_low), "=d"(state_high) : "c"(0));
+  const bool saves_ymm = (state_low & 0x6) == 0x6, saves_zmm = (state_low & 0xe6) == 0xe6;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  found.avx2 = saves_ymm && has_fma && has_f16c && (b >> 5 & 1);
+  const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1,
+             vnni = c >> 11 & 1;
+  found.avx512 = found.avx2 && saves_zmm && f && dq && bw && vl && vnni;
+  found.avx512_bf16 = found.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+  return found;
+}
+
+// AVX-512's table with the one kernel that has bfloat16 dots.
+const Kernels& avx512_bf16_table() {
+  static const Kernels table = [] {
+    Kernels t = kKernelsAvx512;
+    t.name = "avx512_bf16";
+    t.attention = kAttentionAvx512Bf16;
+    return t;
+  }();
+  return table;
+}
+
+}  // namespace
+
+std::span<const KernelChoice> kernel_choices() {
+  static const CpuFeatures cpu = detect();
+  static const KernelChoice choices[] = {{&avx512_bf16_table(), cpu.avx512_bf16},
+                                         {&kKernelsAvx512, cpu.avx512},
+                                         {&kKernelsAvx2, cpu.avx2},
+                                         {&kKernelsGeneric, true}};
+  return choices;
+}
+
+}  // namespace smallmind
