@@ -9,6 +9,7 @@
 #include <new>
 #include <utility>
 
+#include "base/aligned_buffer.h"
 #include "base/utf8.h"
 #include "quant/pack.h"
 #include "quant/panel.h"
@@ -17,9 +18,12 @@
 namespace smallmind {
 namespace {
 
-// File bytes that one item of the gang reads and packs: small enough to cancel within a millisecond
-// or two.
-constexpr size_t kItemBytes = 256 << 10;
+// File bytes that are read and packed at a time: they stay in the second-level cache in between,
+// and a cancel is seen within a millisecond.
+constexpr size_t kPieceBytes = 256 << 10;
+// Pieces that make an item of the gang: about a huge page, so that two threads seldom touch one for
+// the first time together, which would clear it twice.
+constexpr size_t kItemPieces = 8;
 
 std::string shape_text(const gguf::TensorInfo& t) {
   std::string text = "[";
@@ -32,26 +36,65 @@ std::string type_name(gguf::TensorType type) {
 }
 
 // A run of panels of one matrix.
-struct PackItem {
+struct Piece {
   const gguf::TensorInfo* tensor;
   const PackedMatrix* target;
   size_t first_panel;
   size_t n_panels;
+
+  size_t row_bytes() const { return quant::row_bytes(target->type, target->n_columns); }
+  size_t first_row() const { return first_panel * quant::kPanelRows; }
+  size_t n_rows() const {
+    return std::min(n_panels * quant::kPanelRows, target->n_rows - first_row());
+  }
+  size_t n_bytes() const { return n_rows() * row_bytes(); }  // in the file
 };
 
-void pack_item(const PackItem& item, const ByteSource& source) {
-  const PackedMatrix& m = *item.target;
-  const size_t row_bytes = quant::row_bytes(m.type, m.n_columns);
-  const size_t first_row = item.first_panel * quant::kPanelRows;
-  const size_t n_rows = std::min(item.n_panels * quant::kPanelRows, m.n_rows - first_row);
-  std::vector<std::byte> rows(n_rows * row_bytes);
-  source.read_at(item.tensor->offset + first_row * row_bytes, rows);
-  for (size_t p = 0; p < item.n_panels; ++p) {
-    auto* panel = const_cast<std::byte*>(m.panels) + (item.first_panel + p) * m.panel_bytes;
+// rows: room for the piece as the file has it.
+void read_and_pack(const Piece& piece, const ByteSource& source, std::byte* rows) {
+  const PackedMatrix& m = *piece.target;
+  const size_t row_bytes = piece.row_bytes(), n_rows = piece.n_rows();
+  source.read_at(piece.tensor->offset + piece.first_row() * row_bytes, {rows, piece.n_bytes()});
+  for (size_t p = 0; p < piece.n_panels; ++p) {
+    auto* panel = const_cast<std::byte*>(m.panels) + (piece.first_panel + p) * m.panel_bytes;
     const size_t at = p * quant::kPanelRows;
-    quant::pack_panel(m.type, rows.data() + at * row_bytes,
-                      std::min(quant::kPanelRows, n_rows - at), m.n_columns, panel);
+    quant::pack_panel(m.type, rows + at * row_bytes, std::min(quant::kPanelRows, n_rows - at),
+                      m.n_columns, panel);
   }
+}
+
+std::vector<Piece> cut(const gguf::TensorInfo& tensor, const PackedMatrix& m) {
+  const size_t panel_bytes = quant::row_bytes(m.type, m.n_columns) * quant::kPanelRows;
+  const size_t step = std::max<size_t>(1, kPieceBytes / std::max<size_t>(1, panel_bytes));
+  std::vector<Piece> pieces;
+  for (size_t p = 0; p < m.n_panels(); p += step)
+    pieces.push_back({&tensor, &m, p, std::min(step, m.n_panels() - p)});
+  return pieces;
+}
+
+// In items of several pieces, with the gang's help. tick and cancel as in CallHooks.
+void read_and_pack_all(std::span<const Piece> pieces, const ByteSource& source, Gang& gang,
+                       const CallHooks& hooks) {
+  uint64_t total = 0;
+  size_t largest = 0;
+  for (const Piece& piece : pieces) {
+    total += piece.n_bytes();
+    largest = std::max(largest, piece.n_bytes());
+  }
+  std::vector<AlignedBuffer<std::byte>> rows;
+  for (int worker = 0; worker < gang.n_threads(); ++worker) rows.emplace_back(largest);
+  std::atomic<uint64_t> done{0};
+  gang.for_each((pieces.size() + kItemPieces - 1) / kItemPieces, [&](size_t item, int worker) {
+    const size_t begin = item * kItemPieces;
+    for (const Piece& piece : pieces.subspan(begin, std::min(kItemPieces, pieces.size() - begin))) {
+      hooks.cancel.check();
+      read_and_pack(piece, source, rows[static_cast<size_t>(worker)].data());
+      const uint64_t now = done.fetch_add(piece.n_bytes()) + piece.n_bytes();
+      if (worker == 0 && hooks.tick) hooks.tick("weights", now, total);
+    }
+  });
+  hooks.cancel.check();
+  if (hooks.tick) hooks.tick("weights", total, total);
 }
 
 void read_vector(const gguf::TensorInfo& tensor, const ByteSource& source,
@@ -130,42 +173,23 @@ void WeightBinder::refuse_unbound() const {
 void WeightBinder::load(const ByteSource& source, Gang& gang, const CallHooks& hooks,
                         std::shared_ptr<MemoryLedger> ledger, Weights& weights) {
   refuse_unbound();
-  size_t arena_bytes = 0;
-  uint64_t total = 0;
-  for (const MatrixJob& job : matrices_) {
-    arena_bytes += job.target->n_panels() *
-                   job.target->panel_bytes;  // at most a small multiple of the file's own size
-    total += job.tensor->n_bytes;
-  }
+  size_t arena_bytes = 0;  // at most a small multiple of the file's own size
+  for (const MatrixJob& job : matrices_)
+    arena_bytes += job.target->n_panels() * job.target->panel_bytes;
   weights.arena = std::make_unique<WeightArena>(arena_bytes, std::move(ledger));
   std::byte* next = weights.arena->data();
-  std::vector<PackItem> items;
   std::sort(matrices_.begin(), matrices_.end(), [](const MatrixJob& a, const MatrixJob& b) {
     return a.tensor->offset < b.tensor->offset;
   });
+  std::vector<Piece> pieces;
   for (const MatrixJob& job : matrices_) {
     PackedMatrix& m = *job.target;
     m.panels = next;
     next += m.n_panels() * m.panel_bytes;
-    const size_t step = std::max<size_t>(
-        1, kItemBytes /
-               std::max<size_t>(1, quant::row_bytes(m.type, m.n_columns) * quant::kPanelRows));
-    for (size_t p = 0; p < m.n_panels(); p += step)
-      items.push_back({job.tensor, job.target, p, std::min(step, m.n_panels() - p)});
+    for (const Piece& piece : cut(*job.tensor, m)) pieces.push_back(piece);
   }
   for (const VectorJob& job : vectors_) read_vector(*job.tensor, source, *job.target);
-  std::atomic<uint64_t> done{0};
-  gang.for_each(items.size(), [&](size_t i, int worker) {
-    hooks.cancel.check();
-    pack_item(items[i], source);
-    const PackedMatrix& m = *items[i].target;
-    const uint64_t bytes =
-        items[i].n_panels * quant::kPanelRows * quant::row_bytes(m.type, m.n_columns);
-    const uint64_t now = done.fetch_add(bytes) + bytes;
-    if (worker == 0 && hooks.tick) hooks.tick("weights", std::min(now, total), total);
-  });
-  hooks.cancel.check();
-  if (hooks.tick) hooks.tick("weights", total, total);
+  read_and_pack_all(pieces, source, gang, hooks);
   weights.arena->protect();
 }
 

@@ -25,15 +25,53 @@ struct Place {
   }
 };
 
+using FourWords = uint32_t __attribute__((vector_size(16)));
+
+// Four rows of four words become four lines with a word of each row, as a transposed matrix.
+void interleave_four(const std::byte* rows, size_t row_bytes, std::byte* lines) {
+  const auto a = load_as<FourWords>(rows), b = load_as<FourWords>(rows + row_bytes);
+  const auto c = load_as<FourWords>(rows + 2 * row_bytes);
+  const auto d = load_as<FourWords>(rows + 3 * row_bytes);
+  const FourWords ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const FourWords cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const FourWords ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const FourWords cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  store_as(lines, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
+  store_as(lines + kGroupBytes, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+  store_as(lines + 2 * kGroupBytes, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+  store_as(lines + 3 * kGroupBytes, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+}
+
+// The codes of one block of all rows into its lines: four bytes of every row a line.
+template <size_t kLines>
+void pack_codes(const std::byte* codes, size_t n_rows, size_t row_bytes, std::byte* lines) {
+  size_t row = 0;
+  for (; row + 4 <= n_rows; row += 4) {
+    for (size_t l = 0; l < kLines; l += 4)
+      interleave_four(codes + row * row_bytes + 4 * l, row_bytes, lines + group_offset(l, row));
+  }
+  for (; row < n_rows; ++row) {
+    for (size_t l = 0; l < kLines; ++l)
+      std::memcpy(lines + group_offset(l, row), codes + row * row_bytes + 4 * l, 4);
+  }
+}
+
+// All rows of a block before the next block: they share the lines that are written.
 template <class F>
 void pack_rows(const std::byte* rows, size_t n_rows, size_t n_columns, std::byte* panel) {
+  using Block = typename F::Block;
   const size_t n_blocks = n_columns / F::kFileBlock;
-  for (size_t row = 0; row < n_rows; ++row) {
-    for (size_t b = 0; b < n_blocks; ++b) {
-      typename F::Block block;
-      std::memcpy(&block, rows + (row * n_blocks + b) * sizeof block, sizeof block);
-      const Place<F> place(b, n_columns);
-      F::pack(block, place.i_block, row, place.n_units, panel + place.chunk_at);
+  const size_t row_bytes = n_blocks * sizeof(Block);
+  for (size_t b = 0; b < n_blocks; ++b) {
+    const Place<F> place(b, n_columns);
+    const std::byte* from = rows + b * sizeof(Block);
+    std::byte* chunk = panel + place.chunk_at;
+    if constexpr (requires { F::kCodeLines; }) {
+      pack_codes<F::kCodeLines>(from + offsetof(Block, codes), n_rows, row_bytes,
+                                chunk + place.i_block * F::kCodeLines * kGroupBytes);
+    }
+    for (size_t row = 0; row < n_rows; ++row) {
+      F::pack(load_as<Block>(from + row * row_bytes), place.i_block, row, place.n_units, chunk);
     }
   }
 }

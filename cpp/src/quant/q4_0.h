@@ -36,10 +36,10 @@ struct Q4_0 {
   // Chunk: [codes: n x 256][d: n x 16 binary16].
   static constexpr size_t chunk_bytes(size_t n_blocks) { return n_blocks * 288; }
 
+  static constexpr size_t kCodeLines = 4;
+
   static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
                    std::byte* chunk) {
-    for (size_t l = 0; l < 4; ++l)
-      std::memcpy(chunk + i_block * 256 + group_offset(l, row), block.codes + 4 * l, 4);
     store_as(chunk + n_blocks * 256 + i_block * 32 + row * 2, block.d);
   }
 

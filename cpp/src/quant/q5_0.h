@@ -41,10 +41,10 @@ struct Q5_0 {
   // Chunk: [nibbles: n x 256][high bits: n x 64][d: n x 16 binary16].
   static constexpr size_t chunk_bytes(size_t n_blocks) { return n_blocks * 352; }
 
+  static constexpr size_t kCodeLines = 4;
+
   static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
                    std::byte* chunk) {
-    for (size_t l = 0; l < 4; ++l)
-      std::memcpy(chunk + i_block * 256 + group_offset(l, row), block.codes + 4 * l, 4);
     store_as(chunk + n_blocks * 256 + i_block * 64 + row * 4,
              transpose_bits(load_as<uint32_t>(reinterpret_cast<const std::byte*>(block.high))));
     store_as(chunk + n_blocks * 320 + i_block * 32 + row * 2, block.d);
@@ -77,16 +77,16 @@ struct Q5_0 {
   // Bit g of byte k of the chunk's word is bit 4 g + k of the file's: byte k then serves column k
   // of every group.
   static uint32_t transpose_bits(uint32_t word) {
-    uint32_t out = 0;
-    for (uint32_t k = 0; k < 4; ++k) {
-      // Bits k, k + 4, ..., k + 28 gathered into one byte, highest stride last.
-      uint32_t x = word >> k & 0x11111111u;
-      x = (x | x >> 3) & 0x03030303u;
-      x = (x | x >> 6) & 0x000f000fu;
-      x = (x | x >> 12) & 0xffu;
-      out |= x << (8 * k);
-    }
-    return out;
+    // A group's four bits to each byte, then the 8 x 8 bits transposed: squares of 1, 2 and 4 bits.
+    uint64_t x = word;
+    x = (x | x << 16) & 0x0000ffff0000ffffu;
+    x = (x | x << 8) & 0x00ff00ff00ff00ffu;
+    x = (x | x << 4) & 0x0f0f0f0f0f0f0f0fu;
+    uint64_t moved = (x ^ x >> 7) & 0x00aa00aa00aa00aau;
+    x ^= moved ^ moved << 7;
+    moved = (x ^ x >> 14) & 0x0000cccc0000ccccu;
+    x ^= moved ^ moved << 14;
+    return static_cast<uint32_t>((x & 0x0f0f0f0fu) | (x >> 28 & 0xf0f0f0f0u));
   }
   static uint32_t untranspose_bits(uint32_t word) {
     uint32_t out = 0;

@@ -33,10 +33,10 @@ struct Q8_0 {
   // Chunk: [codes: n x 512][d: n x 16 binary16].
   static constexpr size_t chunk_bytes(size_t n_blocks) { return n_blocks * 544; }
 
+  static constexpr size_t kCodeLines = 8;
+
   static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
                    std::byte* chunk) {
-    for (size_t g = 0; g < kGroups; ++g)
-      std::memcpy(chunk + i_block * 512 + group_offset(g, row), block.codes + 4 * g, 4);
     store_as(chunk + n_blocks * 512 + i_block * 32 + row * 2, block.d);
   }
 
