@@ -52,16 +52,6 @@ from .errors import (
     UnsupportedModelError,
 )
 from .params import SamplingParams
-from .results import (
-    ChatResult,
-    EngineInfo,
-    EngineStatus,
-    GenerationResult,
-    Timings,
-    Token,
-    TokenLogprob,
-    Usage,
-)
 from .session import TextSession
 from .stream import TokenStream
 
@@ -69,6 +59,14 @@ if TYPE_CHECKING:
     from .chat import ChatSession as ChatSession
     from .chat import ChatStream as ChatStream
     from .hub import pull as pull
+    from .results import ChatResult as ChatResult
+    from .results import EngineInfo as EngineInfo
+    from .results import EngineStatus as EngineStatus
+    from .results import GenerationResult as GenerationResult
+    from .results import Timings as Timings
+    from .results import Token as Token
+    from .results import TokenLogprob as TokenLogprob
+    from .results import Usage as Usage
 
     __version__: str
 
@@ -119,7 +117,19 @@ __all__ = [
 atexit.register(_core.shut_down)
 
 # Names that cost an import, looked up when they are first used.
-_LATER = {"ChatSession": "chat", "ChatStream": "chat", "pull": "hub"}
+_LATER = {
+    "ChatSession": "chat",
+    "ChatStream": "chat",
+    "pull": "hub",
+    "ChatResult": "results",
+    "EngineInfo": "results",
+    "EngineStatus": "results",
+    "GenerationResult": "results",
+    "Timings": "results",
+    "Token": "results",
+    "TokenLogprob": "results",
+    "Usage": "results",
+}
 
 
 def __getattr__(name: str) -> Any:
