@@ -1,10 +1,12 @@
-"""What every measurement says beside its figures: machine, commit, model, options, raw samples."""
+"""What every measurement says beside its figures: machine, compiler, commit, model, options, the
+versions of other engines, raw samples."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -52,6 +54,19 @@ def _machine() -> str:
     )
 
 
+def compiler(built: Path | None = None) -> str:
+    """What wrote itself into the binary; of the installed package if none is given."""
+    if built is None:
+        module = importlib.util.find_spec("smallmind._core")
+        if module is None or module.origin is None:
+            raise SystemExit("receipt: smallmind is not installed in this Python")
+        built = Path(module.origin)
+    found = set(
+        re.findall(rb"GCC: \([^)\0]*\) [\d.]+|[\w ]*clang version [\d.]+", built.read_bytes())
+    )
+    return ", ".join(sorted(name.decode().strip() for name in found)) or "unknown"
+
+
 def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -89,6 +104,14 @@ def bound(figures: dict[str, Any], name: str, value: float, at_most: float | Non
 
 def write(options: argparse.Namespace, name: str, figures: dict[str, Any]) -> None:
     """Prints the figures without samples and writes the receipt."""
+    print(json.dumps(_without_samples(figures), indent=1))
+    save(options, name, figures)
+
+
+def save(
+    options: argparse.Namespace, name: str, figures: dict[str, Any], built: Path | None = None
+) -> None:
+    """Writes the receipt. `built`: the binary that was measured, if not the installed package."""
     today = datetime.date.today().isoformat()
     model: Path | None = getattr(options, "model", None)
     receipt: dict[str, Any] = {
@@ -96,6 +119,7 @@ def write(options: argparse.Namespace, name: str, figures: dict[str, Any]) -> No
         "date": today,
         "commit": _commit(),
         "machine": _machine(),
+        "compiler": compiler(built),
         "load_before": _LOAD_BEFORE,
         "model": f"{model.name} sha256 {sha256(model)}" if model else None,
         **figures,
@@ -108,13 +132,17 @@ def write(options: argparse.Namespace, name: str, figures: dict[str, Any]) -> No
     # Samples on one line.
     text = re.sub(r"\[[\d\s.,e-]+\]", lambda found: " ".join(found.group().split()), text)
     path.write_text(text + "\n", encoding="utf-8")
-    print(json.dumps(_without_samples(figures), indent=1))
     print(f"receipt: {path}")
 
 
 def _named_arguments() -> list[str]:
     """As given, without the folders of this machine."""
-    return [Path(a).name if os.path.exists(a) else a for a in sys.argv[1:] if "json" not in a]
+
+    def named(word: str) -> str:
+        return Path(word).name if os.path.exists(word) else word
+
+    words = [re.split(r"([,=])", a) for a in sys.argv[1:] if "json" not in a]
+    return ["".join(map(named, parts)) for parts in words]
 
 
 def _without_samples(value: Any) -> Any:

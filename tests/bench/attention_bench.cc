@@ -1,0 +1,74 @@
+// Attention over a cache of keys and values, as the two models have it.
+#include <cmath>
+#include <vector>
+
+#include "bench.h"
+#include "kernels/kernels.h"
+
+namespace smallmind::bench {
+namespace {
+
+struct Shape {
+  KvFormat format;
+  size_t head_dim;
+  size_t n_queries;  // that share keys and values: heads of a group, times tokens of a tile
+  size_t n_keys;
+};
+
+void attend(benchmark::State& state, const Shape& shape) {
+  const size_t region = kv_region_bytes(shape.format, shape.head_dim),
+               n_pages = shape.n_keys / kPageKeys;
+  const AlignedBuffer<std::byte> storage = make_bytes(2 * region * n_pages);
+  const std::vector<float> row(shape.head_dim, 0.5f);
+  std::vector<const std::byte*> pages(n_pages);
+  for (size_t page = 0; page < n_pages; ++page) {
+    std::byte* const keys = storage.data() + 2 * region * page;
+    for (size_t slot = 0; slot < kPageKeys; ++slot)
+      kernels().store_kv(shape.format, row.data(), row.data(), shape.head_dim, slot, false, keys,
+                         keys + region);
+    pages[page] = keys;
+  }
+  std::vector<std::vector<float>> out(shape.n_queries, row);
+  AttentionTile tile;
+  tile.n_queries = shape.n_queries;
+  for (size_t q = 0; q < shape.n_queries; ++q) {
+    tile.queries[q] = row.data();
+    tile.end[q] = static_cast<int64_t>(shape.n_keys);
+    tile.out[q] = out[q].data();
+  }
+  tile.format = shape.format;
+  tile.pages = pages.data();
+  tile.v_offset = region;
+  tile.head_dim = shape.head_dim;
+  tile.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  for (auto _ : state) kernels().attention(tile);
+  state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(storage.bytes()));
+  count_operations(state,
+                   4.0 * static_cast<double>(shape.n_queries * shape.n_keys * shape.head_dim));
+}
+
+}  // namespace
+
+void add_attention() {
+  const struct {
+    const char* name;
+    size_t head_dim, group;
+  } models[] = {{"smollm2", 64, 3}, {"gemma3", 256, 4}};
+  for (const auto& model : models) {
+    for (const KvFormat format : {KvFormat::kBf16, KvFormat::kQ8_0}) {
+      for (const size_t n_keys : {512, 4096}) {
+        for (const bool prefill : {false, true}) {
+          const size_t n_queries =
+              prefill ? kMaxTileQueries / model.group * model.group : model.group;
+          const Shape shape{format, model.head_dim, n_queries, n_keys};
+          add(std::string("attention/") + model.name +
+                  (format == KvFormat::kBf16 ? "/bf16/" : "/q8_0/") +
+                  (prefill ? "prefill/" : "decode/") + std::to_string(n_keys),
+              1, [shape](benchmark::State& state) { attend(state, shape); });
+        }
+      }
+    }
+  }
+}
+
+}  // namespace smallmind::bench
