@@ -1,0 +1,96 @@
+// For each model named: one 128-token prefill and one decode step after it, on one thread, up to
+// the chosen token. Under callgrind each leaves its counts under the label "INDEX prefill" or
+// "INDEX decode".
+#include <valgrind/callgrind.h>
+
+#include <algorithm>
+#include <exception>
+#include <iostream>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/gang.h"
+#include "model/model.h"
+#include "sampling/sampler.h"
+
+namespace smallmind {
+namespace {
+
+constexpr int64_t kPromptTokens = 128;
+constexpr int64_t kTokens = kPromptTokens + 1;
+
+// One sequence over a model, with pages for all its tokens.
+class Sequence {
+ public:
+  explicit Sequence(const Model& model) : model_(model), workspace_(model.make_workspace()) {
+    for (int64_t at = 0; at < kTokens; at += kPageTokens) {
+      full_.push_back(take(PageGroup::kFull));
+      window_.push_back(take(PageGroup::kWindow));
+    }
+    for (int64_t i = 0; i < kTokens; ++i)
+      ids_.push_back(static_cast<int32_t>((i * i + 11) % model.n_vocab()));
+    logits_.resize(static_cast<size_t>(model.n_vocab()));
+  }
+
+  // Tokens [first, first + n), and the choice of the next.
+  int32_t run(int64_t first, int64_t n) {
+    const auto ids =
+        std::span<const int32_t>(ids_).subspan(static_cast<size_t>(first), static_cast<size_t>(n));
+    const SequenceSlice slice{ids, first, full_, window_};
+    model_.forward({&slice, 1}, *workspace_, gang_, nullptr);
+    const auto last = static_cast<int32_t>(n - 1);
+    model_.logits({&last, 1}, *workspace_, gang_, logits_.data());
+    return sampler_.choose(logits_, ids, scratch_).id;
+  }
+
+ private:
+  std::byte* take(PageGroup group) {
+    pages_.emplace_back(model_.page_bytes(group));
+    std::fill_n(pages_.back().data(), pages_.back().bytes(), std::byte{});
+    return pages_.back().data();
+  }
+
+  const Model& model_;
+  Gang gang_{1};
+  std::unique_ptr<Workspace> workspace_;
+  std::vector<AlignedBuffer<std::byte>> pages_;
+  std::vector<std::byte*> full_, window_;
+  std::vector<int32_t> ids_;
+  std::vector<float> logits_;
+  SamplingParams params_;
+  Sampler sampler_{params_, 1, {}};
+  SamplerScratch scratch_;
+};
+
+void count(Sequence& sequence, int64_t first, int64_t n, const std::string& label) {
+  CALLGRIND_START_INSTRUMENTATION;
+  sequence.run(first, n);
+  CALLGRIND_STOP_INSTRUMENTATION;
+  CALLGRIND_DUMP_STATS_AT(label.c_str());
+}
+
+void count_steps(const std::string& path, const std::string& index) {
+  Gang gang(1);
+  const auto source = open_file(path);
+  const auto model = load_model(gguf::parse(*source), *source, CacheType::kBf16, gang, {});
+  Sequence sequence(*model);
+  sequence.run(0, 1);  // what happens once only is not counted
+  count(sequence, 0, kPromptTokens, index + " prefill");
+  count(sequence, kPromptTokens, 1, index + " decode");
+}
+
+}  // namespace
+}  // namespace smallmind
+
+int main(int argc, char** argv) {
+  try {
+    for (int i = 1; i < argc; ++i) smallmind::count_steps(argv[i], std::to_string(i - 1));
+  } catch (const std::exception& error) {
+    std::cerr << "callgrind_steps: " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}
