@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import importlib.util
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -17,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from smallmind.cli.machine import compiler, machine, sha256
 
 _LOAD_BEFORE = round(os.getloadavg()[0], 2)
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,36 +43,12 @@ def _commit() -> str:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return (
-        f"{fields['model name'].strip()} (family {fields['cpu family'].strip()}, model "
-        f"{fields['model'].strip()}), {len(os.sched_getaffinity(0))} processors, "
-        f"{pages >> 30} GiB, Linux {platform.release()}, Python {platform.python_version()}"
-    )
-
-
-def compiler(built: Path | None = None) -> str:
-    """What wrote itself into the binary; of the installed package if none is given."""
+def _compiler(built: Path | None) -> str:
     if built is None:
         module = importlib.util.find_spec("smallmind._core")
-        if module is None or module.origin is None:
-            raise SystemExit("receipt: smallmind is not installed in this Python")
+        assert module is not None and module.origin is not None
         built = Path(module.origin)
-    found = set(
-        re.findall(rb"GCC: \([^)\0]*\) [\d.]+|[\w ]*clang version [\d.]+", built.read_bytes())
-    )
-    return ", ".join(sorted(name.decode().strip() for name in found)) or "unknown"
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    return compiler(built)
 
 
 def summary(values: Sequence[float], unit: str) -> dict[str, Any]:
@@ -118,8 +94,8 @@ def save(
         "what": " ".join(["python", f"tests/bench/{name}.py", *_named_arguments()]),
         "date": today,
         "commit": _commit(),
-        "machine": _machine(),
-        "compiler": compiler(built),
+        "machine": machine(),
+        "compiler": _compiler(built),
         "load_before": _LOAD_BEFORE,
         "model": f"{model.name} sha256 {sha256(model)}" if model else None,
         **figures,

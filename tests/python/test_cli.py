@@ -78,7 +78,7 @@ def test_console_script_is_installed() -> None:
 def test_help_names_the_commands() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for command in ("demo", "generate", "chat", "inspect", "pull"):
+    for command in ("demo", "generate", "chat", "bench", "inspect", "pull"):
         assert command in done.stdout
 
 

@@ -14,6 +14,7 @@ import typer
 import smallmind as sm
 
 from .. import hub
+from . import bench as bench_command
 from . import demo as demo_command
 from . import inspect as inspect_command
 from .output import model_path, note, printable, progress_bar, pull_with_bar, reported, say
@@ -210,6 +211,20 @@ def summary(result: sm.GenerationResult | sm.ChatResult) -> str:
         f"[{result.finish_reason}: {usage.prompt_tokens} + {usage.completion_tokens} tokens, "
         f"first after {timings.first_token_s:.3f} s{rate}, seed {result.seed}]"
     )
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str, typer.Argument(help="A name that `pull` knows, or the path of a GGUF file.")
+    ] = hub.DEFAULT_MODEL,
+    threads: ThreadsOption = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Samples of each figure.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="The receipt as JSON.")] = False,
+) -> None:
+    """Measures a model on this machine and prints a receipt: machine, build, model, samples."""
+    with reported():
+        bench_command.run(model, threads, rounds, as_json)
 
 
 @app.command()
