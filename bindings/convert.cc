@@ -194,6 +194,13 @@ StatusObject to_python(const EngineStatus& status) {
                           status.n_evicted_pages, status.n_steps));
 }
 
+MemoryObject to_python(const EngineMemory& memory) {
+  static const py::handle cls = result_class("EngineMemory");
+  return MemoryObject(cls(memory.weights, memory.kv, memory.kv_in_use, memory.kv_cached,
+                          memory.kv_limit, memory.workspace, memory.tokenizer, memory.requests,
+                          memory.total, memory.peak));
+}
+
 SummaryObject to_python(const FileSummary& summary) {
   static const py::handle cls = summary_class("FileSummary");
   static const py::handle key_value_cls = summary_class("KeyValue");

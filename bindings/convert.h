@@ -45,6 +45,9 @@ class InfoObject : public py::object {
 class StatusObject : public py::object {
   PYBIND11_OBJECT(StatusObject, py::object, is_any)
 };
+class MemoryObject : public py::object {
+  PYBIND11_OBJECT(MemoryObject, py::object, is_any)
+};
 class SummaryObject : public py::object {
   PYBIND11_OBJECT(SummaryObject, py::object, is_any)
 };
@@ -72,6 +75,7 @@ TokenObject to_python(const Token& token);
 ResultObject to_python(const GenerationResult& result);
 InfoObject to_python(const EngineInfo& info);
 StatusObject to_python(const EngineStatus& status);
+MemoryObject to_python(const EngineMemory& memory);
 SummaryObject to_python(const FileSummary& summary);
 
 // Throws TypeError: `what` cannot be pickled or copied, and `instead` says how to do it.
@@ -113,6 +117,10 @@ struct handle_type_name<smallmind::bindings::InfoObject> {
 template <>
 struct handle_type_name<smallmind::bindings::StatusObject> {
   static constexpr auto name = const_name("smallmind.results.EngineStatus");
+};
+template <>
+struct handle_type_name<smallmind::bindings::MemoryObject> {
+  static constexpr auto name = const_name("smallmind.results.EngineMemory");
 };
 template <>
 struct handle_type_name<smallmind::bindings::SummaryObject> {

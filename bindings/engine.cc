@@ -188,7 +188,8 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("closed",
                              [](const EngineHandle& self) { return self.engine->closed(); })
       .def("info", [](const EngineHandle& self) { return to_python(self.engine->info()); })
-      .def("status", [](const EngineHandle& self) { return to_python(self.engine->status()); });
+      .def("status", [](const EngineHandle& self) { return to_python(self.engine->status()); })
+      .def("memory", [](const EngineHandle& self) { return to_python(self.engine->memory()); });
   module.def("shut_down", &shut_down, "Called when the interpreter ends.");
 }
 

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .hub import pull as pull
     from .results import ChatResult as ChatResult
     from .results import EngineInfo as EngineInfo
+    from .results import EngineMemory as EngineMemory
     from .results import EngineStatus as EngineStatus
     from .results import GenerationResult as GenerationResult
     from .results import Timings as Timings
@@ -83,6 +84,7 @@ __all__ = [
     "Engine",
     "EngineClosedError",
     "EngineInfo",
+    "EngineMemory",
     "EngineStatus",
     "ForkedProcessError",
     "GenerationResult",
@@ -123,6 +125,7 @@ _LATER = {
     "pull": "hub",
     "ChatResult": "results",
     "EngineInfo": "results",
+    "EngineMemory": "results",
     "EngineStatus": "results",
     "GenerationResult": "results",
     "Timings": "results",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .chat import ChatSession, ChatStream, Message
     from .chat_prompt import Spellings
-    from .results import ChatResult, EngineInfo, EngineStatus, GenerationResult
+    from .results import ChatResult, EngineInfo, EngineMemory, EngineStatus, GenerationResult
     from .template import ChatTemplate
 
 Path = str | bytes | os.PathLike[str]
@@ -153,6 +153,10 @@ class Engine(Uncopyable):
     def status(self) -> EngineStatus:
         """What is in use now, and what was done since the engine was loaded."""
         return self._core.status()
+
+    def memory(self) -> EngineMemory:
+        """The bytes that it holds now, by what they are for."""
+        return self._core.memory()
 
     @property
     def closed(self) -> bool:

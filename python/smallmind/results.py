@@ -10,6 +10,7 @@ from .errors import CancelledError, DeadlineError
 __all__ = [
     "ChatResult",
     "EngineInfo",
+    "EngineMemory",
     "EngineStatus",
     "FinishReason",
     "GenerationResult",
@@ -138,6 +139,33 @@ class EngineInfo:
     cache_type: str
     kv_limit: int
     """Bytes of keys and values of all sessions together."""
+
+
+@dataclass(frozen=True)
+class EngineMemory:
+    """Bytes that an engine holds, by what they are for. What Python, the code and the threads'
+    stacks take comes on top."""
+
+    weights: int
+    """The packed model."""
+    kv: int
+    """All pages of keys and values: those of the next two, and some at hand for new requests."""
+    kv_in_use: int
+    """Of pages that running requests and open sessions hold, as of the last step."""
+    kv_cached: int
+    """Of pages that are kept for their beginnings only, as of the last step. They are evicted when
+    room is needed."""
+    kv_limit: int
+    """What `kv` may grow to."""
+    workspace: int
+    """The buffers of a step, set aside for the largest."""
+    tokenizer: int
+    requests: int
+    """Ids, buffered tokens and records of requests, and the ids that sessions keep."""
+    total: int
+    """`weights` + `kv` + `workspace` + `tokenizer` + `requests`."""
+    peak: int
+    """The most that `total` ever was."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,20 @@ struct EngineStatus {
   int64_t n_steps = 0;
 };
 
+// The bytes that an engine holds of the system's memory, by what they are for.
+struct EngineMemory {
+  uint64_t weights = 0;
+  uint64_t kv = 0;         // all pages: those of the next two, and those at hand for new requests
+  uint64_t kv_in_use = 0;  // pages that running requests and open sessions hold
+  uint64_t kv_cached = 0;  // pages kept for their prefixes only; evicted when room is needed
+  uint64_t kv_limit = 0;   // what kv may grow to
+  uint64_t workspace = 0;  // the buffers of a step
+  uint64_t tokenizer = 0;
+  uint64_t requests = 0;  // ids, buffered tokens and records of requests; histories of sessions
+  uint64_t total = 0;     // weights + kv + workspace + tokenizer + requests
+  uint64_t peak = 0;      // the most that total ever was
+};
+
 // Thread-safe: any method, any thread, any time. Sessions and streams keep the engine's weights
 // alive.
 class Engine {
@@ -71,6 +85,8 @@ class Engine {
   virtual bool closed() const = 0;
   virtual EngineInfo info() const = 0;
   virtual EngineStatus status() const = 0;
+  // kv_in_use and kv_cached as of the last step, the others as of now.
+  virtual EngineMemory memory() const = 0;
 };
 
 }  // namespace smallmind

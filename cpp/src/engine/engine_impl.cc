@@ -73,6 +73,7 @@ std::shared_ptr<EngineImpl> EngineImpl::create(std::shared_ptr<const Model> mode
                                                std::unique_ptr<Gang> gang,
                                                const EngineOptions& options, EngineInfo info,
                                                std::shared_ptr<MemoryLedger> ledger) {
+  if (!ledger) ledger = std::make_shared<MemoryLedger>();
   const int64_t longest = model->context_length();
   if (options.context_length < 0 || options.context_length > longest) {
     throw Error(ErrorKind::kInvalidArgument,
@@ -124,7 +125,8 @@ EngineImpl::EngineImpl(std::shared_ptr<const TaskEnvironment> environment,
       options_(std::move(options)),
       geometry_(geometry),
       info_(std::move(info)),
-      tokenizer_charge_(std::move(ledger), MemoryCategory::kTokenizer,
+      ledger_(std::move(ledger)),
+      tokenizer_charge_(ledger_, MemoryCategory::kTokenizer,
                         environment_->tokenizer->memory_bytes()),
       loop_(std::move(loop)) {
   try {
@@ -209,7 +211,7 @@ void EngineImpl::score(std::span<const int32_t> ids, std::span<const int64_t> po
   const auto job =
       std::make_shared<ScoreJob>(std::vector<int32_t>(ids.begin(), ids.end()),
                                  std::vector<int64_t>(positions.begin(), positions.end()), out);
-  submit(std::make_shared<ScoreTask>(job, account({})));
+  submit(std::make_shared<ScoreTask>(job, account({}), ledger_));
   job->wait(*mailbox_, hooks);
 }
 
@@ -248,9 +250,30 @@ void EngineImpl::submit(std::shared_ptr<Task> task) {
 
 EngineStatus EngineImpl::status() const {
   fork_guard_.check();
-  EngineStatus status = mailbox_->status();
+  EngineStatus status = mailbox_->figures().status;
   status.n_sessions = n_sessions_.load();
   return status;
+}
+
+EngineMemory EngineImpl::memory() const {
+  fork_guard_.check();
+  const MemoryLedger::Snapshot held = ledger_->snapshot();
+  const auto bytes_of = [&](MemoryCategory category) {
+    return static_cast<uint64_t>(std::max<int64_t>(0, held.bytes_of(category)));
+  };
+  const LoopFigures figures = mailbox_->figures();
+  EngineMemory memory;
+  memory.weights = bytes_of(MemoryCategory::kWeights);
+  memory.kv = bytes_of(MemoryCategory::kKv);
+  memory.kv_in_use = figures.kv_held_bytes;
+  memory.kv_cached = figures.kv_cached_bytes;
+  memory.kv_limit = info_.kv_limit;
+  memory.workspace = bytes_of(MemoryCategory::kWorkspace);
+  memory.tokenizer = bytes_of(MemoryCategory::kTokenizer);
+  memory.requests = bytes_of(MemoryCategory::kRequests);
+  memory.total = memory.weights + memory.kv + memory.workspace + memory.tokenizer + memory.requests;
+  memory.peak = std::max(memory.total, static_cast<uint64_t>(held.peak_live));
+  return memory;
 }
 
 }  // namespace smallmind

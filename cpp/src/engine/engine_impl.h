@@ -23,7 +23,7 @@ namespace smallmind {
 class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl> {
  public:
   // The seam for tests: any model, any tokenizer. info's model figures are taken from the model.
-  // What the engine holds is entered in the ledger, which may be null.
+  // What the engine holds is entered in the ledger; null: in one of its own.
   static std::shared_ptr<EngineImpl> create(std::shared_ptr<const Model> model,
                                             std::shared_ptr<const Tokenizer> tokenizer,
                                             std::unique_ptr<Gang> gang,
@@ -41,6 +41,7 @@ class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl
   bool closed() const override { return is_closed_.load(); }
   EngineInfo info() const override { return info_; }
   EngineStatus status() const override;
+  EngineMemory memory() const override;
 
   // --- For sessions. ---
   // Throws kForkedProcess or kEngineClosed.
@@ -50,6 +51,7 @@ class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl
   const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
   const ForkGuard& fork_guard() const { return fork_guard_; }
   const EngineOptions& options() const { return options_; }
+  const std::shared_ptr<MemoryLedger>& ledger() const { return ledger_; }
   std::shared_ptr<KeyAccount> account(const std::string& fairness_key) {
     return accounts_.find_or_make(fairness_key);
   }
@@ -74,6 +76,7 @@ class EngineImpl : public Engine, public std::enable_shared_from_this<EngineImpl
   const EngineOptions options_;  // as given
   const KvGeometry geometry_;
   const EngineInfo info_;
+  const std::shared_ptr<MemoryLedger> ledger_;
   const MemoryCharge tokenizer_charge_;
   // Shared.
   std::atomic<bool> is_closed_{false};

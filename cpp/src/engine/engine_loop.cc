@@ -59,7 +59,7 @@ void EngineLoop::run() {
       fail_everything(closed_);
       figures_.n_kv_pages = figures_.n_cached_pages = 0;  // they go with the loop
       figures_.kv_bytes = 0;
-      mailbox_->report(figures_);
+      mailbox_->report({.status = figures_});
       return;
     }
     try {
@@ -429,7 +429,7 @@ void EngineLoop::report() {
   figures_.kv_bytes = cache_.bytes();
   figures_.n_evicted_pages = cache_.n_evicted_pages();
   figures_.n_steps = static_cast<int64_t>(n_steps_);
-  mailbox_->report(figures_);
+  mailbox_->report({figures_, cache_.held_bytes(), cache_.cached_bytes()});
 }
 
 void EngineLoop::fail(Task& task, std::shared_ptr<const Error> error) {

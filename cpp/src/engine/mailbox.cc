@@ -15,9 +15,10 @@ Mailbox::Outcome Mailbox::submit(std::shared_ptr<Task> task) {
     MutexLock lock(mutex_);
     if (mail_.is_closing) return Outcome::kClosed;
     if (max_queue_depth_ > 0) {
+      const EngineStatus& status = figures_.status;
       const int64_t n_free =
-          status_.n_queued > 0 ? 0 : std::max<int64_t>(0, max_running_ - status_.n_running);
-      const int64_t n_waiting = status_.n_queued + static_cast<int64_t>(mail_.tasks.size());
+          status.n_queued > 0 ? 0 : std::max<int64_t>(0, max_running_ - status.n_running);
+      const int64_t n_waiting = status.n_queued + static_cast<int64_t>(mail_.tasks.size());
       if (n_waiting >= max_queue_depth_ + n_free) return Outcome::kFull;
     }
     mail_.tasks.push_back(std::move(task));
@@ -85,19 +86,19 @@ void Mailbox::take(Mail& mail, bool wait, Clock::time_point until) {
   mail.copies.swap(mail_.copies);
   mail.released.swap(mail_.released);
   // In between, what was in the mail counts as queued: a watcher always sees it somewhere.
-  status_.n_queued += static_cast<int64_t>(mail.tasks.size());
+  figures_.status.n_queued += static_cast<int64_t>(mail.tasks.size());
 }
 
-void Mailbox::report(const EngineStatus& status) {
+void Mailbox::report(const LoopFigures& figures) {
   MutexLock lock(mutex_);
-  status_ = status;
+  figures_ = figures;
 }
 
-EngineStatus Mailbox::status() const {
+LoopFigures Mailbox::figures() const {
   MutexLock lock(mutex_);
-  EngineStatus status = status_;
-  status.n_queued += static_cast<int64_t>(mail_.tasks.size());
-  return status;
+  LoopFigures figures = figures_;
+  figures.status.n_queued += static_cast<int64_t>(mail_.tasks.size());
+  return figures;
 }
 
 }  // namespace smallmind

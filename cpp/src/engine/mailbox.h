@@ -27,6 +27,13 @@ struct Mail {
   bool is_closing = false;
 };
 
+// What the loop says of itself after a step.
+struct LoopFigures {
+  EngineStatus status;  // n_sessions stays 0
+  uint64_t kv_held_bytes = 0;
+  uint64_t kv_cached_bytes = 0;
+};
+
 // Thread-safe. The loop is the only taker. Its lock is a leaf: nothing is called while it is held.
 class Mailbox {
  public:
@@ -48,9 +55,9 @@ class Mailbox {
   // Everything left since the last call; `mail` is emptied first. With `wait`, returns when there
   // is something, at a poke, or at `until`.
   void take(Mail& mail, bool wait, Clock::time_point until);
-  // The loop's figures, as of its last step. n_sessions stays 0 here.
-  void report(const EngineStatus& status);
-  EngineStatus status() const;
+  // As of the loop's last step, and what is in the mail counts as queued.
+  void report(const LoopFigures& figures);
+  LoopFigures figures() const;
 
  private:
   bool has_mail() const REQUIRES(mutex_);
@@ -61,7 +68,7 @@ class Mailbox {
   CondVar news_;
   Mail mail_ GUARDED_BY(mutex_);
   bool is_poked_ GUARDED_BY(mutex_) = false;
-  EngineStatus status_ GUARDED_BY(mutex_);
+  LoopFigures figures_ GUARDED_BY(mutex_);
 };
 
 }  // namespace smallmind

@@ -22,6 +22,9 @@ GenerationTask::GenerationTask(std::shared_ptr<TokenChannel> channel,
       channel_(std::move(channel)),
       environment_(std::move(environment)),
       context_(channel_->spec().context),
+      charge_(channel_->spec().ledger, MemoryCategory::kRequests,
+              sizeof(GenerationTask) +
+                  static_cast<size_t>(max_context(channel_->spec())) * sizeof(int32_t)),
       sampler_(channel_->spec().params, channel_->spec().seed,
                channel_->spec().params.ignore_eos ? std::span<const int32_t>(environment_->end_ids)
                                                   : std::span<const int32_t>()),
@@ -64,8 +67,13 @@ std::shared_ptr<Waker> GenerationTask::publish(Choice& choice) {
   return channel_->publish(std::move(token), text_.tail(), end);
 }
 
-ScoreTask::ScoreTask(std::shared_ptr<ScoreJob> job, std::shared_ptr<KeyAccount> key)
-    : Task(std::move(key), job->positions().back() + 1, nullptr, {}), job_(std::move(job)) {}
+ScoreTask::ScoreTask(std::shared_ptr<ScoreJob> job, std::shared_ptr<KeyAccount> key,
+                     std::shared_ptr<MemoryLedger> ledger)
+    : Task(std::move(key), job->positions().back() + 1, nullptr, {}),
+      job_(std::move(job)),
+      charge_(std::move(ledger), MemoryCategory::kRequests,
+              sizeof(ScoreTask) + job_->ids().size() * sizeof(int32_t) +
+                  job_->positions().size() * sizeof(int64_t)) {}
 
 TokenChannel::LoopView ScoreTask::poll() {
   if (!is_finished_ && job_->is_cancelled()) fail(nullptr);

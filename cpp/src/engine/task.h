@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "base/tracking_allocator.h"
 #include "engine/fair_share.h"
 #include "engine/score_job.h"
 #include "engine/token_channel.h"
@@ -96,6 +97,7 @@ class GenerationTask final : public Task {
   const std::shared_ptr<TokenChannel> channel_;
   const std::shared_ptr<const TaskEnvironment> environment_;
   std::vector<int32_t> context_;
+  const MemoryCharge charge_;
   Sampler sampler_;
   TextAssembler text_;
   int64_t n_generated_ = 0;
@@ -104,7 +106,9 @@ class GenerationTask final : public Task {
 // A score() call, with KV of its own that goes with it.
 class ScoreTask final : public Task {
  public:
-  ScoreTask(std::shared_ptr<ScoreJob> job, std::shared_ptr<KeyAccount> key);
+  // The ledger may be null.
+  ScoreTask(std::shared_ptr<ScoreJob> job, std::shared_ptr<KeyAccount> key,
+            std::shared_ptr<MemoryLedger> ledger);
 
   TokenChannel::LoopView poll() override;
   bool is_ended() const override { return is_finished_ || job_->is_cancelled(); }
@@ -122,6 +126,7 @@ class ScoreTask final : public Task {
 
  private:
   const std::shared_ptr<ScoreJob> job_;
+  const MemoryCharge charge_;
   size_t n_written_ = 0;
   bool is_finished_ = false;
 };

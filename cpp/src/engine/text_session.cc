@@ -140,6 +140,7 @@ RequestSpec TextSession::make_spec(std::vector<int32_t> context,
   RequestSpec spec;
   spec.hold = hold_;
   spec.account = account_;
+  spec.ledger = engine_->ledger();
   spec.context = std::move(context);
   spec.params = params;
   spec.seed = params.seed ? *params.seed : drawn_seed();
@@ -236,7 +237,7 @@ void TextSession::settle(TokenChannel& channel) {
   }
   MutexLock lock(mutex_);
   if (!open_ || open_->channel.get() != &channel) return;
-  if (!settlement->has_failed) history_ = std::move(context);
+  if (!settlement->has_failed) keep_history(std::move(context));
   open_.reset();
 }
 
@@ -258,7 +259,7 @@ void TextSession::reset() {
   MutexLock lock(mutex_);
   check_open();
   if (open_) throw_busy();
-  history_.clear();
+  keep_history({});
   // Under the lock, so that no request of this session can reach the loop before it.
   if (hold_) engine_->mailbox()->release(hold_);
 }
@@ -302,7 +303,13 @@ std::shared_ptr<Session> TextSession::fork(std::string id) {
 // Before anybody else has the session.
 void TextSession::start_with(std::vector<int32_t> history) {
   MutexLock lock(mutex_);
+  keep_history(std::move(history));
+}
+
+void TextSession::keep_history(std::vector<int32_t> history) {
   history_ = std::move(history);
+  history_charge_ = MemoryCharge(engine_->ledger(), MemoryCategory::kRequests,
+                                 history_.capacity() * sizeof(int32_t));
 }
 
 bool TextSession::closed() const {

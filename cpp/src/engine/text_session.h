@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "base/tracking_allocator.h"
 #include "engine/engine_impl.h"
 #include "engine/token_channel.h"
 #include "smallmind/session.h"
@@ -74,6 +75,7 @@ class TextSession : public Session, public std::enable_shared_from_this<TextSess
   RequestSpec make_spec(std::vector<int32_t> context, const SamplingParams& params) const;
   void give_way_if_cancelled();
   void start_with(std::vector<int32_t> history);
+  void keep_history(std::vector<int32_t> history) REQUIRES(mutex_);
   void check_open() const REQUIRES(mutex_);
   [[noreturn]] void throw_busy() const REQUIRES(mutex_);
 
@@ -86,6 +88,7 @@ class TextSession : public Session, public std::enable_shared_from_this<TextSess
   // A channel's lock and the mailbox's may be taken under it, never the other way round.
   mutable Mutex mutex_{LockRank::kSession};
   std::vector<int32_t> history_ GUARDED_BY(mutex_);
+  MemoryCharge history_charge_ GUARDED_BY(mutex_);
   std::optional<OpenCall> open_ GUARDED_BY(mutex_);
   uint64_t n_calls_ GUARDED_BY(mutex_) = 0;
   bool is_closed_ GUARDED_BY(mutex_) = false;

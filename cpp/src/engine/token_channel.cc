@@ -20,6 +20,15 @@ size_t ring_capacity(const RequestSpec& spec) {
   return std::min(spec.max_buffered, static_cast<size_t>(spec.max_tokens)) + kSpareSlots;
 }
 
+// What the request sets aside when it comes.
+size_t n_bytes_of(const RequestSpec& spec) {
+  const size_t record = spec.is_collect_only ? static_cast<size_t>(spec.max_tokens) *
+                                                   (sizeof(int32_t) + kReservedTextBytes)
+                                             : 0;
+  return sizeof(TokenChannel) + spec.context.capacity() * sizeof(int32_t) +
+         ring_capacity(spec) * sizeof(Token) + record;
+}
+
 std::shared_ptr<const Error> buffer_full_error(const RequestSpec& spec) {
   if (spec.on_full == OnFull::kPause) return nullptr;
   return std::make_shared<const Error>(ErrorKind::kBufferFull,
@@ -95,6 +104,7 @@ TokenChannel::TokenChannel(RequestSpec spec, std::shared_ptr<Mailbox> mailbox)
     : spec_(std::move(spec)),
       mailbox_(std::move(mailbox)),
       buffer_full_(buffer_full_error(spec_)),
+      charge_(spec_.ledger, MemoryCategory::kRequests, n_bytes_of(spec_)),
       unread_(ring_capacity(spec_)),
       is_collecting_(false) {
   if (spec_.is_collect_only) collect_from_now_on();

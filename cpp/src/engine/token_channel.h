@@ -11,6 +11,7 @@
 
 #include "base/fork_guard.h"
 #include "base/mutex.h"
+#include "base/tracking_allocator.h"
 #include "engine/mailbox.h"
 #include "engine/token_ring.h"
 #include "smallmind/cancellation.h"
@@ -29,7 +30,8 @@ std::string in_session(const std::string& session_id, const std::string& message
 struct RequestSpec {
   std::shared_ptr<KvHold> hold;  // whose KV it continues; null: none is kept
   std::shared_ptr<KeyAccount> account;
-  std::vector<int32_t> context;  // all ids before the first generated one; not empty
+  std::shared_ptr<MemoryLedger> ledger;  // where what it sets aside is entered; may be null
+  std::vector<int32_t> context;          // all ids before the first generated one; not empty
   SamplingParams params;
   uint64_t seed = 0;
   int64_t max_tokens = 0;   // given or derived, at most what the context leaves
@@ -133,6 +135,7 @@ class TokenChannel : public std::enable_shared_from_this<TokenChannel> {
   const Clock::time_point submitted_at_ = Clock::now();
 
   const std::shared_ptr<const Error> buffer_full_;  // null with OnFull::kPause
+  const MemoryCharge charge_;
 
   // Written under the lock, once.
   std::atomic<bool> is_ended_{false};

@@ -122,7 +122,7 @@ class CacheInspector {
   void check_sums() {
     expect(n_pages_ == cache_.pool_.n_in_use(), "a page is lost, or counted twice");
     expect(bytes_ == cache_.pool_.bytes_in_use(), "the bytes of the pages are miscounted");
-    expect(n_cached_ == cache_.n_cached_pages_, "the pages that nobody holds are miscounted");
+    expect(n_cached_ == cache_.n_cached_pages(), "the pages that nobody holds are miscounted");
     expect(pinned_ == cache_.pinned_bytes_, "the pinned bytes are miscounted");
     expect(promised_ == cache_.promised_bytes_, "the promised bytes are miscounted");
     expect(pinned_ + promised_ <= cache_.pool_.limit(), "more is promised than the budget has");

@@ -53,7 +53,7 @@ struct KvBlock {
   bool is_hashed = false;
 
   std::array<LruLink, kPageGroups> lru{};  // [full]: a leaf that nobody holds; [window]: its page
-  int32_t n_cached_pages = 0;              // pages that nobody holds, as counted by the cache
+  std::array<bool, kPageGroups> is_cached{};  // pages that nobody holds, as counted by the cache
 };
 
 }  // namespace smallmind

@@ -219,9 +219,9 @@ void PrefixCache::destroy(KvBlock* block) noexcept {
       pinned_bytes_ -= full_bytes();
     }
     delist(group, block);
+    n_cached_pages_[index(group)] -= std::exchange(block->is_cached[index(group)], false);
     pool_.give_back(group, std::exchange(block->pages[index(group)], nullptr));
   }
-  n_cached_pages_ -= std::exchange(block->n_cached_pages, 0);
   block->next_sibling = free_blocks_;
   free_blocks_ = block;
   --n_blocks_;
@@ -332,11 +332,18 @@ void PrefixCache::refresh(KvBlock* block) noexcept {
 }
 
 void PrefixCache::count_cached(KvBlock* block) noexcept {
-  int32_t n = 0;
   for (size_t group = 0; group < kPageGroups; ++group) {
-    n += block->is_linked && block->pages[group] != nullptr && !block->holders[group].is_held();
+    const bool is_cached =
+        block->is_linked && block->pages[group] != nullptr && !block->holders[group].is_held();
+    n_cached_pages_[group] += is_cached - std::exchange(block->is_cached[group], is_cached);
   }
-  n_cached_pages_ += n - std::exchange(block->n_cached_pages, n);
+}
+
+uint64_t PrefixCache::cached_bytes() const noexcept {
+  uint64_t bytes = 0;
+  for (const PageGroup group : {PageGroup::kFull, PageGroup::kWindow})
+    bytes += static_cast<uint64_t>(n_cached_pages_[index(group)]) * pool_.page_bytes(group);
+  return bytes;
 }
 
 // By last use; newcomers mostly belong to the end, and the parent of an evicted leaf to the

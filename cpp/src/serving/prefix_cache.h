@@ -89,9 +89,11 @@ class PrefixCache {
   void copy(const KvHold& from, const std::shared_ptr<KvHold>& to);
 
   // --- Figures. ---
-  int64_t n_held_pages() const noexcept { return pool_.n_in_use() - n_cached_pages_; }
-  int64_t n_cached_pages() const noexcept { return n_cached_pages_; }
+  int64_t n_held_pages() const noexcept { return pool_.n_in_use() - n_cached_pages(); }
+  int64_t n_cached_pages() const noexcept { return n_cached_pages_[0] + n_cached_pages_[1]; }
   uint64_t bytes() const noexcept { return pool_.bytes(); }
+  uint64_t held_bytes() const noexcept { return pool_.bytes_in_use() - cached_bytes(); }
+  uint64_t cached_bytes() const noexcept;
   int64_t n_evicted_pages() const noexcept { return n_evicted_pages_; }
 
  private:
@@ -125,7 +127,7 @@ class PrefixCache {
 
   uint64_t pinned_bytes_ = 0;    // full pages of blocks that running sequences hold
   uint64_t promised_bytes_ = 0;  // full pages yet to come, and all window pages, of running ones
-  int64_t n_cached_pages_ = 0;
+  std::array<int64_t, kPageGroups> n_cached_pages_{};
   int64_t n_evicted_pages_ = 0;
 
   std::vector<std::unique_ptr<KvBlock[]>> slabs_;
