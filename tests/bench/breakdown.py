@@ -100,10 +100,11 @@ def sample(engine: sm.Engine, kind: str, seconds: float) -> tuple[list[str], flo
         time.sleep(0.5)
         with tempfile.TemporaryDirectory() as folder:
             data = f"{folder}/perf.data"
+            threads = ",".join(task.name for task in compute_threads())
             before, start = scheduled(), time.perf_counter()
             perf(
                 "record", "-q", "-e", "cpu-clock", "-F", str(FREQUENCY), "-o", data,
-                "-t", ",".join(task.name for task in compute_threads()), "--", "sleep", str(seconds),
+                "-t", threads, "--", "sleep", str(seconds),
             )  # fmt: skip
             after, end = scheduled(), time.perf_counter()
             lines = perf("script", "-i", data, "-F", "ip,sym").splitlines()
