@@ -5,7 +5,7 @@
 
 Samples this process from outside with `perf record` (Debian: linux-perf), so that a release holds
 no clock for it. The system's own account of each thread says how long it ran, and how long it could
-have run but another process had the processor; the rest is idle.
+have run but another process had the processor, which is left out; the rest is idle.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def sample(engine: sm.Engine, kind: str, seconds: float) -> tuple[list[str], flo
 
 
 def shares(lines: Sequence[str], whole: float, ran: float, waited: float) -> dict[str, float]:
-    """Percent of the time of all compute threads, most first, then what they did not compute."""
+    """Percent of the compute threads' time, most first, less what other processes took of it, which
+    comes last as percent of all."""
     counts: collections.Counter[str] = collections.Counter()
     for line in lines:
         counts[part_of(line.strip().partition(" ")[2])] += 1
@@ -124,11 +125,12 @@ def shares(lines: Sequence[str], whole: float, ran: float, waited: float) -> dic
             "breakdown: the module has no symbols; pip install with "
             "--config-settings=install.strip=false"
         )
-    computing = 100 * ran / whole / counts.total()
+    undisturbed = whole - waited
+    computing = 100 * ran / undisturbed / counts.total()
     return {
         **{name: round(computing * n, 1) for name, n in counts.most_common()},
+        IDLE: round(100 * max(0, 1 - ran / undisturbed), 1),
         TAKEN: round(100 * waited / whole, 1),
-        IDLE: round(100 * max(0, whole - ran - waited) / whole, 1),
     }
 
 
@@ -144,7 +146,7 @@ def main() -> None:
             figures[kind] = shares(lines, wall * options.threads, ran, waited)
     names = list(dict.fromkeys(name for of_kind in figures.values() for name in of_kind))
     print(f"{'percent of the compute threads':32}" + "".join(f"{kind:>9}" for kind in figures))
-    for name in [*(name for name in names if name not in (TAKEN, IDLE)), TAKEN, IDLE]:
+    for name in [*(name for name in names if name not in (IDLE, TAKEN)), IDLE, TAKEN]:
         cells = "".join(f"{of_kind.get(name, 0):>9}" for of_kind in figures.values())
         print(f"{name:32}{cells}")
     receipt.save(options, "breakdown", {"unit": "% of the compute threads' time", **figures})

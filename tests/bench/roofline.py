@@ -93,7 +93,7 @@ def share(value: float, peak: float | None) -> float | None:
 def row(item: Figure, peak: dict[str, float]) -> dict[str, Any]:
     floats = any(f"/{name}/" in item.name for name in ("f32", "f16", "bf16"))
     kind = "bf16" if item.name.startswith("attention") else "fp32" if floats else "int8"
-    streamed = not item.name.startswith("matmul") or item.name.endswith("/streamed")
+    streamed = item.name.endswith("/streamed")
     return {
         "name": item.name,
         "threads": item.n_threads,
