@@ -56,10 +56,53 @@ class Merger {
     uint32_t left;
     uint32_t end;  // where the right symbol ended when this was found: tells a stale candidate
     int32_t id;
-    // For a heap whose top goes first.
-    bool operator<(const Candidate& other) const noexcept {
-      return order != other.order ? order > other.order : left > other.left;
+    bool goes_before(const Candidate& other) const noexcept {
+      return order != other.order ? order < other.order : left < other.left;
     }
+  };
+
+  // A queue, the best first. What is found while a sorted run is taken from its front mostly comes
+  // after all of the run: it waits outside, unsorted, for its own run. Only the rest needs a heap.
+  class Candidates {
+   public:
+    void clear() {
+      run_.clear();
+      at_ = 0;
+      early_.clear();
+      later_.clear();
+    }
+    bool empty() const { return at_ == run_.size() && early_.empty() && later_.empty(); }
+    void push(const Candidate& candidate) {
+      if (run_.empty() || !candidate.goes_before(run_.back())) return later_.push_back(candidate);
+      early_.push_back(candidate);
+      std::push_heap(early_.begin(), early_.end(), goes_after);
+    }
+    // REQUIRES: not empty.
+    Candidate pop() {
+      if (at_ == run_.size() && early_.empty()) next_run();
+      if (early_.empty() || (at_ < run_.size() && run_[at_].goes_before(early_.front())))
+        return run_[at_++];
+      std::pop_heap(early_.begin(), early_.end(), goes_after);
+      const Candidate best = early_.back();
+      early_.pop_back();
+      return best;
+    }
+
+   private:
+    static bool goes_after(const Candidate& a, const Candidate& b) { return b.goes_before(a); }
+    static bool in_order(const Candidate& a, const Candidate& b) { return a.goes_before(b); }
+    void next_run() {
+      run_.swap(later_);
+      later_.clear();
+      at_ = 0;
+      if (!std::is_sorted(run_.begin(), run_.end(), in_order))
+        std::sort(run_.begin(), run_.end(), in_order);
+    }
+
+    std::vector<Candidate> run_;
+    size_t at_ = 0;
+    std::vector<Candidate> early_;  // a heap: what goes before the run's last
+    std::vector<Candidate> later_;
   };
   static constexpr uint32_t kNoLink = std::numeric_limits<uint32_t>::max();
 
@@ -95,30 +138,18 @@ class Merger {
   void merge_many(std::vector<Symbol>& symbols, const JoinFn& join) {
     const auto n = static_cast<uint32_t>(symbols.size() - 1);
     links_.resize(n);
-    heap_.clear();
+    candidates_.clear();
     for (uint32_t i = 0; i < n; ++i) links_[i] = {i == 0 ? kNoLink : i - 1, i + 1};
-    const auto find = [&](uint32_t left) {
+    const auto look = [&](uint32_t left) {
       const uint32_t right = links_[left].next;
-      if (right == n) return Candidate{Join::kNever, 0, 0, 0};
+      if (right == n) return;
       const uint32_t end = symbols[links_[right].next].begin;
       const Join joined = join(symbols[left].id, symbols[right].id, symbols[left].begin, end);
-      return Candidate{joined.order, left, end, joined.id};
+      if (joined.order != Join::kNever) candidates_.push({joined.order, left, end, joined.id});
     };
-    for (uint32_t i = 0; i + 1 < n; ++i) {
-      const Candidate candidate = find(i);
-      if (candidate.order != Join::kNever) heap_.push_back(candidate);
-    }
-    std::make_heap(heap_.begin(), heap_.end());
-    const auto push = [&](uint32_t left) {
-      const Candidate candidate = find(left);
-      if (candidate.order == Join::kNever) return;
-      heap_.push_back(candidate);
-      std::push_heap(heap_.begin(), heap_.end());
-    };
-    while (!heap_.empty()) {
-      const Candidate best = heap_.front();
-      std::pop_heap(heap_.begin(), heap_.end());
-      heap_.pop_back();
+    for (uint32_t i = 0; i + 1 < n; ++i) look(i);
+    while (!candidates_.empty()) {
+      const Candidate best = candidates_.pop();
       Link& left = links_[best.left];
       if (left.next == 0 || left.next == n) continue;
       const uint32_t right = left.next;
@@ -128,8 +159,8 @@ class Merger {
       links_[right].next = 0;
       left.next = after;
       if (after != n) links_[after].previous = best.left;
-      if (left.previous != kNoLink) push(left.previous);
-      push(best.left);
+      if (left.previous != kNoLink) look(left.previous);
+      look(best.left);
     }
     keep_linked(symbols, n);
   }
@@ -142,7 +173,7 @@ class Merger {
   }
 
   std::vector<Link> links_;
-  std::vector<Candidate> heap_;
+  Candidates candidates_;
 };
 
 }  // namespace smallmind

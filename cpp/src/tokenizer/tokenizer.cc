@@ -21,7 +21,7 @@
 namespace smallmind {
 namespace {
 
-// Merging keeps about 40 bytes for each byte of a piece, so a text has a limit.
+// Merging keeps about 50 bytes for each byte of a piece, so a text has a limit.
 constexpr size_t kMaxTextBytes = 64 << 20;
 
 // Control tokens that end a generation whatever ids the file names. Only where the file types them
