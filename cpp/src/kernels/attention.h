@@ -25,11 +25,14 @@ struct KeyRange {
 };
 
 // One piece: the keys and values of its two pages in the bfloat16 layout; null where no query of
-// the tile sees the page.
+// the tile sees the page. And, as the cache holds them, what is fetched meanwhile: those of the
+// next piece, or any where there is none.
 struct Piece {
   int64_t index;
   const std::byte* keys[2];
   const std::byte* values[2];
+  const std::byte* next_keys[2];
+  const std::byte* next_values[2];
 };
 
 // A tile on its way through the pieces, on the stack. (S in the name: see quant/panel.h,
@@ -37,15 +40,10 @@ struct Piece {
 template <class S>
 struct TileState {
   alignas(64) typename S::Element queries[kMaxTileQueries][kQueryStride];
-  float best[kMaxTileQueries];   // running maximum
-  float total[kMaxTileQueries];  // running sum of exp(score - best)
-  bool started[kMaxTileQueries];
-};
-
-// What a piece gives to one query besides its output.
-struct PieceSum {
-  float best;
-  float sum;
+  // Running maximum, and running sum of exp(score - best): 0 before the first piece, then at least
+  // 1 (or NaN). A block reads kLanes of them, some beyond the last query.
+  alignas(64) float best[kMaxTileQueries + kLanes];
+  alignas(64) float total[kMaxTileQueries + kLanes];
 };
 
 // Working memory of a block of queries on one piece.
@@ -54,62 +52,98 @@ struct BlockScratch {
   alignas(64) float scores[kQueries][kPieceKeys];
   alignas(64) typename S::Element weights[kQueries][kPieceKeys];  // unnormalised probabilities
   KeyRange range[kQueries];
-  KeyRange common;  // pairs of keys that every query of the block sees; may be empty
-  bool sees_piece;  // any query does
-  PieceSum sums[kQueries];
+  KeyRange common;                 // pairs of keys that every query of the block sees; may be empty
+  bool is_whole;                   // all queries see the whole piece
+  alignas(64) float best[kLanes];  // what the piece gives to each query besides its output; -inf
+  alignas(64) float sum[kLanes];   // and 0 to one that does not see it
   // How a query's output takes the piece in: out = piece * gain + out * keep; out = piece where the
   // piece is its first.
-  alignas(64) float factors[2 * kLanes];  // keep from 0 on, gain from kLanes on
+  alignas(64) float keep[kLanes];
+  alignas(64) float gain[kLanes];
   bool is_first[kQueries];
   float* out[kQueries];
 };
 
-// Sets the ranges of the block that begins with query q0.
+// Sets the ranges of the block that begins with query q0. False: none of its queries sees the
+// piece.
 template <class S, size_t kQueries>
-inline void find_ranges(const AttentionTile& tile, size_t q0, int64_t piece,
+inline bool find_ranges(const AttentionTile& tile, size_t q0, int64_t piece,
                         BlockScratch<S, kQueries>& s) {
   constexpr auto kKeys = static_cast<int64_t>(kPieceKeys);
   const int64_t start = piece * kKeys;
   s.common = {0, kPieceKeys};
-  s.sees_piece = false;
+  bool is_seen = false;
   for (size_t q = 0; q < kQueries; ++q) {
     const int64_t from = tile.begin[q0 + q] > start ? tile.begin[q0 + q] - start : 0;
     const int64_t to = tile.end[q0 + q] - start < kKeys ? tile.end[q0 + q] - start : kKeys;
     KeyRange& r = s.range[q];
     r = from < to ? KeyRange{static_cast<size_t>(from), static_cast<size_t>(to)} : KeyRange{};
-    s.sees_piece = s.sees_piece || from < to;
+    is_seen = is_seen || from < to;
     s.common.first = r.first > s.common.first ? r.first : s.common.first;
     s.common.last = r.last < s.common.last ? r.last : s.common.last;
   }
+  s.is_whole = s.common.first == 0 && s.common.last == kPieceKeys;
   s.common = {(s.common.first + 1) & ~size_t{1}, s.common.last & ~size_t{1}};
   if (s.common.first >= s.common.last) s.common = {};
+  return is_seen;
 }
 
-// scores[q][key] = q . key for the 32 keys of a page, scaled and capped.
-template <class S, size_t kQueries>
-inline void score_page(const AttentionTile& tile, const typename S::Element* queries,
-                       const std::byte* keys, float* scores) {
-  typename S::Vec low[kQueries], high[kQueries];  // keys 0-15 and 16-31
-  for (size_t q = 0; q < kQueries; ++q) low[q] = high[q] = S::set1(0.0f);
-  for (size_t pair = 0; pair < tile.head_dim / 2; ++pair) {
-    const auto low_keys = S::load_pairs(keys + pair * kPageKeys * 4);
-    const auto high_keys = S::load_pairs(keys + pair * kPageKeys * 4 + 64);
-    for (size_t q = 0; q < kQueries; ++q) {
-      const auto query = S::repeat_pair(queries + q * kQueryStride + 2 * pair);
-      low[q] = S::dot_pairs(query, low_keys, low[q]);
-      high[q] = S::dot_pairs(query, high_keys, high[q]);
+// Fetches lines of a page towards the second-level cache. At an even pace, and from both pages of a
+// piece in turn: a burst would wait for the few misses that the first level keeps open, and the
+// processor's own prefetcher follows both.
+template <class S, size_t kLines>
+inline void fetch_lines(const std::byte* at) {
+  for (size_t i = 0; i < kLines; ++i) __builtin_prefetch(at + i * 64, 0, 2);
+}
+
+// scores[q][key] = scale * q . key for the 32 keys of each of kPages pages.
+template <class S, size_t kQueries, size_t kPages>
+inline void score_pages(const AttentionTile& tile, const typename S::Element* queries,
+                        const std::byte* const* keys, const std::byte* const* next_keys,
+                        float* scores) {
+  constexpr size_t kVecs = 2 * kPages;  // of 16 keys
+  typename S::Vec sum[kQueries][kVecs];
+  for (auto& row : sum)
+    for (auto& x : row) x = S::set1(0.0f);
+  const size_t n_pairs = tile.head_dim / 2;
+  const size_t fetched = kv_region_bytes(tile.format, tile.head_dim) / n_pairs;  // with a pair
+  for (size_t pair = 0; pair < n_pairs; ++pair) {
+    for (size_t page = 0; page < kPages; ++page)
+      fetch_lines<S, 2>(next_keys[page] + pair * fetched);
+    for (size_t v = 0; v < kVecs; ++v) {
+      const auto key = S::load_pairs(keys[v / 2] + pair * kPageKeys * 4 + v % 2 * 64);
+      for (size_t q = 0; q < kQueries; ++q)
+        sum[q][v] =
+            S::dot_pairs(S::repeat_pair(queries + q * kQueryStride + 2 * pair), key, sum[q][v]);
     }
   }
-  const auto finish = [&](typename S::Vec sum) {
-    const auto score = S::mul(sum, S::set1(tile.scale));
-    if (tile.softcap == 0) return score;
-    const auto cap = S::set1(tile.softcap);
-    return S::mul(cap, tanh<S>(S::div(score, cap)));
-  };
-  for (size_t q = 0; q < kQueries; ++q) {
-    S::store(scores + q * kPieceKeys, finish(low[q]));
-    S::store(scores + q * kPieceKeys + kLanes, finish(high[q]));
+  for (size_t q = 0; q < kQueries; ++q)
+    for (size_t v = 0; v < kVecs; ++v)
+      S::store(scores + q * kPieceKeys + v * kLanes, S::mul(sum[q][v], S::set1(tile.scale)));
+}
+
+// Of all scores of a block, also those that were not computed.
+template <class S>
+inline void cap_scores(float softcap, size_t n, float* scores) {
+  const auto cap = S::set1(softcap);
+  for (size_t i = 0; i < n; i += kLanes)
+    S::store(scores + i, S::mul(cap, tanh<S>(S::div(S::load(scores + i), cap))));
+}
+
+template <class S, size_t kQueries>
+inline void score_piece(const AttentionTile& tile, const Piece& piece, size_t q0,
+                        const TileState<S>& state, BlockScratch<S, kQueries>& s) {
+  constexpr size_t kPages = kQueries * 4 <= 2 * S::kBlockQueries ? 2 : 1;
+  if (kPages == 2 && piece.keys[0] != nullptr && piece.keys[1] != nullptr) {
+    score_pages<S, kQueries, kPages>(tile, state.queries[q0], piece.keys, piece.next_keys,
+                                     s.scores[0]);
+  } else {
+    for (size_t page = 0; page < 2; ++page)
+      if (piece.keys[page] != nullptr)
+        score_pages<S, kQueries, 1>(tile, state.queries[q0], piece.keys + page,
+                                    piece.next_keys + page, s.scores[0] + page * kPageKeys);
   }
+  if (tile.softcap != 0) cap_scores<S>(tile.softcap, kQueries * kPieceKeys, s.scores[0]);
 }
 
 // Lanes [first, last) of x, the others of y; bounds relative to the vector, clamped.
@@ -132,52 +166,77 @@ inline typename S::Vec store_rounded(typename S::Element* p, typename S::Vec x) 
   }
 }
 
-// weights = exp(score - max), rounded to bfloat16; keys out of range become 0 where a vector of 16
-// holds some in range.
+// x, vector `at / 16` of a piece, with -inf at keys out of range. (Always inline, as what calls it:
+// most ranges are the whole piece, a constant.)
 template <class S>
-inline PieceSum softmax_piece(const float* scores, KeyRange range, typename S::Element* weights) {
-  const auto lowest = S::set1(-__builtin_inff());
-  const auto first = static_cast<int64_t>(range.first), last = static_cast<int64_t>(range.last);
-  const auto in_range = [&](int64_t at, typename S::Vec x) {  // else -inf, whose exponential is 0
-    if (first <= at && at + 16 <= last) return x;
-    return lanes_between<S>(first - at, last - at, x, lowest);
-  };
-  const int64_t begin = first & ~int64_t{15};
-  auto best = lowest;
-  for (int64_t at = begin; at < last; at += 16)
-    best = S::max(in_range(at, S::load(scores + at)), best);
-  const float maximum = max_lanes<S>(best);
-  auto sum = S::set1(0.0f);
-  for (int64_t at = begin; at < last; at += 16) {
-    const auto x = S::sub(S::load(scores + at), S::set1(maximum));
-    sum = S::add(sum, store_rounded<S>(weights + at, exp_for_bf16<S>(in_range(at, x))));
-  }
-  return {maximum, sum_lanes<S>(sum)};
+[[gnu::always_inline]] inline typename S::Vec keep_range(KeyRange range, size_t at,
+                                                         typename S::Vec x) {
+  if (range.first <= at && at + kLanes <= range.last) return x;
+  const auto first = static_cast<int64_t>(range.first - at);
+  const auto last = static_cast<int64_t>(range.last - at);
+  return lanes_between<S>(first, last, x, S::set1(-__builtin_inff()));
 }
 
-// Takes the sums of the piece into the running ones and finds the factors of the outputs.
+// The highest scores of a range, lane by lane.
+template <class S>
+[[gnu::always_inline]] inline typename S::Vec highest_scores(const float* scores, KeyRange range) {
+  auto best = S::set1(-__builtin_inff());
+  for (size_t at = range.first & ~size_t{15}; at < range.last; at += kLanes)
+    best = S::max(keep_range<S>(range, at, S::load(scores + at)), best);
+  return best;
+}
+
+// weights = exp(score - best), rounded to bfloat16; keys out of range become 0 where a vector of 16
+// holds some in range. The sums, lane by lane.
+template <class S>
+[[gnu::always_inline]] inline typename S::Vec exponentials(const float* scores, KeyRange range,
+                                                           float best,
+                                                           typename S::Element* weights) {
+  auto sum = S::set1(0.0f);
+  for (size_t at = range.first & ~size_t{15}; at < range.last; at += kLanes) {
+    const auto x = S::sub(S::load(scores + at), S::set1(best));
+    // e^-inf is 0
+    const auto weight = exp_for_bf16<S>(keep_range<S>(range, at, x));
+    sum = S::add(sum, store_rounded<S>(weights + at, weight));
+  }
+  return sum;
+}
+
+// The weights of a block's scores, their maxima and sums.
+template <class S, size_t kQueries>
+inline void weigh(BlockScratch<S, kQueries>& s) {
+  constexpr KeyRange kWhole = {0, kPieceKeys};
+  typename S::Vec rows[kQueries];
+  for (size_t q = 0; q < kQueries; ++q)
+    rows[q] = s.is_whole ? highest_scores<S>(s.scores[q], kWhole)
+                         : highest_scores<S>(s.scores[q], s.range[q]);
+  S::store(s.best, max_rows<S>(rows));
+  for (size_t q = 0; q < kQueries; ++q)
+    rows[q] = s.is_whole ? exponentials<S>(s.scores[q], kWhole, s.best[q], s.weights[q])
+                         : exponentials<S>(s.scores[q], s.range[q], s.best[q], s.weights[q]);
+  S::store(s.sum, sum_rows<S>(rows));
+}
+
+// Takes the sums of the piece into the running ones and finds the factors of the outputs. A query
+// that does not see the piece keeps what it has: its gain is 0 and its factor 1.
 template <class S, size_t kQueries>
 inline void fold_sums(const AttentionTile& tile, size_t q0, TileState<S>& state,
                       BlockScratch<S, kQueries>& s) {
   for (size_t q = 0; q < kQueries; ++q) {
-    const float old = state.best[q0 + q], found = s.sums[q].best;
-    const float best = found > old ? found : old;
-    s.factors[q] = old - best;
-    s.factors[kLanes + q] = found - best;
     s.out[q] = tile.out[q0 + q];
-    s.is_first[q] = !state.started[q0 + q];
-    if (s.range[q].first < s.range[q].last) state.best[q0 + q] = s.is_first[q] ? found : best;
+    s.is_first[q] = state.total[q0 + q] == 0;
   }
-  S::store(s.factors, exp<S>(S::load(s.factors)));
-  S::store(s.factors + kLanes, exp<S>(S::load(s.factors + kLanes)));
-  for (size_t q = 0; q < kQueries; ++q) {
-    if (s.range[q].first >= s.range[q].last) continue;
-    float& total = state.total[q0 + q];
-    total = s.is_first[q]
-                ? s.sums[q].sum
-                : __builtin_fmaf(s.sums[q].sum, s.factors[kLanes + q], total * s.factors[q]);
-    state.started[q0 + q] = true;
-  }
+  const auto old = S::load(state.best + q0), found = S::load(s.best);
+  const auto total = S::load(state.total + q0), sum = S::load(s.sum);
+  const auto best = S::max(found, old);
+  const auto keep = exp<S>(S::sub(old, best)), gain = exp<S>(S::sub(found, best));
+  const auto folded = S::fma(sum, gain, S::mul(total, keep));
+  const auto is_started = S::set1(0.5f);
+  S::store(state.best + q0, S::first_lanes(kQueries, best, old));
+  S::store(state.total + q0,
+           S::first_lanes(kQueries, S::select_less(total, is_started, sum, folded), total));
+  S::store(s.keep, keep);
+  S::store(s.gain, gain);
 }
 
 // acc += weights * values for the keys of `range` that are in [from, to), pair by pair. A key out
@@ -200,70 +259,62 @@ inline void add_some_pairs(const AttentionTile& tile, const Piece& piece, size_t
   }
 }
 
+template <class S>
+inline void fold_output(float* out, typename S::Vec found, bool is_first, float keep, float gain) {
+  const auto kept = S::mul(S::load(out), S::set1(keep));
+  S::store(out, is_first ? found : S::fma(found, S::set1(gain), kept));
+}
+
 // out[q][dim ...] takes in the sum over the piece's keys of weight * value, for kVecs * 16
-// dimensions from `dim` on.
-template <class S, size_t kQueries, size_t kVecs>
+// dimensions from `dim` on. kWhole: s.is_whole, where the sums never leave the registers.
+template <class S, size_t kQueries, size_t kVecs, bool kWhole>
 inline void take_values(const AttentionTile& tile, const Piece& piece, size_t dim,
                         const BlockScratch<S, kQueries>& s) {
   typename S::Vec acc[kQueries][kVecs];
   for (auto& row : acc)
     for (auto& a : row) a = S::set1(0.0f);
-  const KeyRange common = s.common;
-  for (size_t q = 0; q < kQueries; ++q) {
+  const KeyRange common = kWhole ? KeyRange{0, kPieceKeys} : s.common;
+  for (size_t q = 0; !kWhole && q < kQueries; ++q) {
     const KeyRange r = s.range[q];
     const size_t last = common.first < common.last ? common.first : r.last;
     if (r.first < last)
       add_some_pairs<S, kVecs>(tile, piece, dim, {r.first, last}, s.weights[q], acc[q]);
   }
+  // Of the next values, as many as these dimensions have.
+  const size_t element = kv_region_bytes(tile.format, tile.head_dim) / tile.head_dim;
+  const size_t fetched = element * kVecs * kLanes * 2 / kPieceKeys;  // with a pair of keys
   for (size_t key = common.first; key < common.last; key += 2) {
     const std::byte* values =
         piece.values[key / kPageKeys] + (key % kPageKeys / 2 * tile.head_dim + dim) * 4;
-    typename S::Pairs pairs[kVecs];
-    for (size_t v = 0; v < kVecs; ++v) pairs[v] = S::load_pairs(values + v * 64);
-    for (size_t q = 0; q < kQueries; ++q) {
-      const auto weight = S::repeat_pair(s.weights[q] + key);
-      for (size_t v = 0; v < kVecs; ++v) acc[q][v] = S::dot_pairs(weight, pairs[v], acc[q][v]);
+    for (const std::byte* next : piece.next_values)
+      fetch_lines<S, (kVecs + 1) / 2>(next + dim * element + key / 2 * fetched);
+    for (size_t v = 0; v < kVecs; ++v) {
+      const auto value = S::load_pairs(values + v * 64);
+      for (size_t q = 0; q < kQueries; ++q)
+        acc[q][v] = S::dot_pairs(S::repeat_pair(s.weights[q] + key), value, acc[q][v]);
     }
   }
-  for (size_t q = 0; q < kQueries; ++q) {
+  for (size_t q = 0; !kWhole && q < kQueries; ++q) {
     const KeyRange r = s.range[q];
     if (common.first < common.last && common.last < r.last)
       add_some_pairs<S, kVecs>(tile, piece, dim, {common.last, r.last}, s.weights[q], acc[q]);
-    if (r.first >= r.last) continue;
-    const auto keep = S::set1(s.factors[q]), gain = S::set1(s.factors[kLanes + q]);
-    for (size_t v = 0; v < kVecs; ++v) {
-      float* out = s.out[q] + dim + v * kLanes;
-      S::store(out,
-               s.is_first[q] ? acc[q][v] : S::fma(acc[q][v], gain, S::mul(S::load(out), keep)));
-    }
+  }
+  for (size_t q = 0; q < kQueries; ++q) {
+    if (!kWhole && s.range[q].first >= s.range[q].last) continue;
+    for (size_t v = 0; v < kVecs; ++v)
+      fold_output<S>(s.out[q] + dim + v * kLanes, acc[q][v], s.is_first[q], s.keep[q], s.gain[q]);
   }
 }
 
-template <class S, size_t kQueries>
+template <class S, size_t kQueries, bool kWhole>
 inline void take_all_values(const AttentionTile& tile, const Piece& piece,
                             const BlockScratch<S, kQueries>& s) {
   constexpr size_t kVecs = kQueries * 4 <= 2 * S::kBlockQueries ? 4 : 2;  // of accumulators
   size_t dim = 0;
   for (; dim + kVecs * kLanes <= tile.head_dim; dim += kVecs * kLanes)
-    take_values<S, kQueries, kVecs>(tile, piece, dim, s);
-  for (; dim < tile.head_dim; dim += kLanes) take_values<S, kQueries, 1>(tile, piece, dim, s);
-}
-
-// Scores and weights of a block. False: none of its queries sees the piece.
-template <class S, size_t kQueries>
-inline bool weigh_block(const AttentionTile& tile, const Piece& piece, size_t q0,
-                        const TileState<S>& state, BlockScratch<S, kQueries>& s) {
-  find_ranges<S, kQueries>(tile, q0, piece.index, s);
-  if (!s.sees_piece) return false;
-  for (size_t page = 0; page < 2; ++page)
-    if (piece.keys[page] != nullptr)
-      score_page<S, kQueries>(tile, state.queries[q0], piece.keys[page],
-                              s.scores[0] + page * kPageKeys);
-  for (size_t q = 0; q < kQueries; ++q)
-    s.sums[q] = s.range[q].first < s.range[q].last
-                    ? softmax_piece<S>(s.scores[q], s.range[q], s.weights[q])
-                    : PieceSum{};
-  return true;
+    take_values<S, kQueries, kVecs, kWhole>(tile, piece, dim, s);
+  for (; dim < tile.head_dim; dim += kLanes)
+    take_values<S, kQueries, 1, kWhole>(tile, piece, dim, s);
 }
 
 // Aims the outputs at the parts of this piece (kernels.h), without folding.
@@ -273,32 +324,28 @@ inline void aim_at_parts(const AttentionTile& tile, size_t q0, int64_t piece,
   const auto at = static_cast<size_t>(piece - tile.first_piece) * part_floats(tile.head_dim);
   for (size_t q = 0; q < kQueries; ++q) {
     float* part = tile.out[q0 + q] + at;
-    part[0] = s.sums[q].best;
-    part[1] = s.sums[q].sum;
+    part[0] = s.best[q];
+    part[1] = s.sum[q];
     s.out[q] = part + kLanes;
     s.is_first[q] = true;
-    s.factors[q] = s.factors[kLanes + q] = 0;
+    s.keep[q] = s.gain[q] = 0;
   }
 }
 
 template <class S, size_t kQueries>
 void attend_block(const AttentionTile& tile, const Piece& piece, size_t q0, TileState<S>& state) {
   BlockScratch<S, kQueries> s;
-  find_ranges<S, kQueries>(tile, q0, piece.index, s);
-  if (!s.sees_piece) return;
-  for (size_t page = 0; page < 2; ++page)
-    if (piece.keys[page] != nullptr)
-      score_page<S, kQueries>(tile, state.queries[q0], piece.keys[page],
-                              s.scores[0] + page * kPageKeys);
-  for (size_t q = 0; q < kQueries; ++q) {
-    const KeyRange r = s.range[q];
-    s.sums[q] = r.first < r.last ? softmax_piece<S>(s.scores[q], r, s.weights[q]) : PieceSum{};
-  }
+  if (!find_ranges<S, kQueries>(tile, q0, piece.index, s)) return;
+  score_piece<S, kQueries>(tile, piece, q0, state, s);
+  weigh<S, kQueries>(s);
   if (tile.in_parts)
     aim_at_parts<S, kQueries>(tile, q0, piece.index, s);
   else
     fold_sums<S, kQueries>(tile, q0, state, s);
-  take_all_values<S, kQueries>(tile, piece, s);
+  if (s.is_whole)
+    take_all_values<S, kQueries, true>(tile, piece, s);
+  else
+    take_all_values<S, kQueries, false>(tile, piece, s);
 }
 
 template <class S>
@@ -325,7 +372,6 @@ inline void begin_tile(const AttentionTile& tile, TileState<S>& state) {
       S::store_elements(state.queries[q] + i, S::load(tile.queries[q] + i));
     state.best[q] = -__builtin_inff();
     state.total[q] = 0;
-    state.started[q] = false;
   }
 }
 
@@ -335,17 +381,6 @@ inline void end_tile(const AttentionTile& tile, const TileState<S>& state) {
     const auto total = S::set1(state.total[q]);
     for (size_t i = 0; i < tile.head_dim; i += kLanes)
       S::store(tile.out[q] + i, S::div(S::load(tile.out[q] + i), total));
-  }
-}
-
-// Page by page the keys and values of a head lie far apart, and the processor's own prefetcher
-// stops at every gap. With many queries on a piece their work hides the wait.
-template <class S>
-inline void prefetch_page(const AttentionTile& tile, const std::byte* page) {
-  const size_t n = kv_region_bytes(tile.format, tile.head_dim);
-  for (size_t at = 0; at < n; at += 64) {
-    __builtin_prefetch(page + tile.k_offset + at, 0, 2);
-    __builtin_prefetch(page + tile.v_offset + at, 0, 2);
   }
 }
 
@@ -363,13 +398,14 @@ inline void attend(const AttentionTile& tile, const Open& open) {
   const int64_t first = tile.in_parts ? tile.first_piece : begin / kKeys;
   const int64_t last = tile.in_parts ? first + tile.n_pieces : (end + kKeys - 1) / kKeys;
   for (int64_t index = first; index < last; ++index) {
-    Piece piece{index, {}, {}};
-    for (int64_t i = 0; i < 2; ++i) {
-      const int64_t page = 2 * index + i;
-      if (page * kPage < end && (page + 1) * kPage > begin)
-        open(piece, static_cast<size_t>(i), tile.pages[page]);
-      if (tile.n_queries <= S::kBlockQueries && index + 1 < last && (page + 2) * kPage < end)
-        prefetch_page<S>(tile, tile.pages[page + 2]);
+    Piece piece{index, {}, {}, {}, {}};
+    for (size_t i = 0; i < 2; ++i) {
+      const int64_t page = 2 * index + static_cast<int64_t>(i);
+      if (page * kPage < end && (page + 1) * kPage > begin) open(piece, i, tile.pages[page]);
+      const int64_t next =
+          index + 1 < last && (page + 2) * kPage < end ? page + 2 : (end - 1) / kPage;
+      piece.next_keys[i] = tile.pages[next] + tile.k_offset;
+      piece.next_values[i] = tile.pages[next] + tile.v_offset;
     }
     attend_piece<S>(tile, piece, state);
   }
@@ -397,6 +433,12 @@ void attention(const AttentionTile& tile) {
   });
 }
 
+// Of the parts so far.
+struct RunningSum {
+  float best;
+  float sum;
+};
+
 // The factors of up to 16 parts in a row.
 struct PartFactors {
   alignas(64) float keep[kLanes];
@@ -405,7 +447,8 @@ struct PartFactors {
 
 // The running maximum and sum of a query over the parts so far, and the factors of the next n.
 template <class S>
-inline PartFactors fold_part_sums(const float* parts, size_t stride, size_t n, PieceSum& running) {
+inline PartFactors fold_part_sums(const float* parts, size_t stride, size_t n,
+                                  RunningSum& running) {
   PartFactors f = {};
   for (size_t i = 0; i < n; ++i) {
     const float found = parts[i * stride];
@@ -424,7 +467,7 @@ inline PartFactors fold_part_sums(const float* parts, size_t stride, size_t n, P
 template <class S>
 void fold_parts(const float* parts, size_t n, size_t head_dim, float* out) {
   const size_t stride = part_floats(head_dim);
-  PieceSum running{parts[0], parts[1]};
+  RunningSum running{parts[0], parts[1]};
   for (size_t i = 0; i < head_dim; i += kLanes) S::store(out + i, S::load(parts + kLanes + i));
   for (size_t first = 1; first < n; first += kLanes) {
     const size_t few = n - first < kLanes ? n - first : kLanes;

@@ -158,6 +158,30 @@ struct Avx512 {
     const Vec two = fn(four, _mm512_permute_ps(four, 0x4e));
     return _mm512_cvtss_f32(fn(two, _mm512_permute_ps(two, 0xb1)));
   }
+  // The same of up to 16 rows at once: at each step two vectors become one, until lane q holds row
+  // q's.
+  template <size_t kRows_, class Fn>
+  static Vec fold_rows(const Vec (&rows)[kRows_], const Fn& fn) {
+    constexpr size_t kQuads = (kRows_ + 3) / 4;
+    static_assert(kQuads <= 4);
+    Vec quad[4];  // quarter g holds 4 partial results of row 4 i + g
+    for (size_t i = 0; i < kQuads; ++i) {
+      const auto row = [&](size_t g) { return rows[4 * i + g < kRows_ ? 4 * i + g : 0]; };
+      const auto pair = [&](Vec a, Vec b) {
+        return fn(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+      };
+      const Vec low = pair(row(0), row(1)), high = pair(row(2), row(3));
+      quad[i] = fn(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd));
+    }
+    for (size_t i = kQuads; i < 4; ++i) quad[i] = quad[i % kQuads];
+    const auto two = [&](Vec a, Vec b) {
+      return fn(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    };
+    const Vec low = two(quad[0], quad[1]), high = kQuads > 2 ? two(quad[2], quad[3]) : low;
+    const Vec one = fn(_mm512_shuffle_ps(low, high, 0x88), _mm512_shuffle_ps(low, high, 0xdd));
+    return _mm512_permutexvar_ps(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), one);
+  }
   static Vec load_codes(const std::byte* p) { return load_i8(p); }  // 16 int8
   // 16 values, each exact in bfloat16.
   static void store_bf16(std::byte* p, Vec x) {

@@ -17,7 +17,7 @@ inline typename S::Vec round_even(typename S::Vec x) {
 
 // e^x. REQUIRES: x in [-87, 88] or NaN, which gives NaN. Error under 2 units in the last place.
 template <class S>
-inline typename S::Vec exp_in_range(typename S::Vec x) {
+[[gnu::always_inline]] inline typename S::Vec exp_in_range(typename S::Vec x) {
   const auto n = round_even<S>(S::mul(x, S::set1(0x1.715476p+0f)));
   auto r = S::fma(n, S::set1(-0x1.62e400p-1f), x);
   r = S::fma(n, S::set1(-0x1.7f7d1cp-20f), r);
@@ -35,7 +35,7 @@ inline typename S::Vec exp_in_range(typename S::Vec x) {
 
 // e^x for x clamped to at most 88; below -87 the result is 0. NaN gives NaN.
 template <class S>
-inline typename S::Vec exp(typename S::Vec x) {
+[[gnu::always_inline]] inline typename S::Vec exp(typename S::Vec x) {
   const auto clamped = S::min(
       S::set1(88.0f), S::max(S::set1(-87.0f), x));  // a NaN passes both: the second operand wins
   return S::select_less(x, S::set1(-87.0f), S::set1(0.0f), exp_in_range<S>(clamped));
@@ -73,7 +73,7 @@ inline typename S::Vec gelu_tanh(typename S::Vec x) {
 // The value that bfloat16 keeps: nearest, ties to even; magnitudes below 2^-56 become 0, so that no
 // product of two is subnormal. NaN stays NaN.
 template <class S>
-inline typename S::Vec round_bf16(typename S::Vec x) {
+[[gnu::always_inline]] inline typename S::Vec round_bf16(typename S::Vec x) {
   const auto bits = S::as_ints(x);
   const auto odd = S::and_ints(S::template shift_right<16>(bits), S::ints_set1(1));
   const auto up = S::add_ints(S::add_ints(bits, odd), S::ints_set1(0x7fff));
@@ -96,6 +96,29 @@ inline float sum_lanes(typename S::Vec x) {
 template <class S>
 inline float max_lanes(typename S::Vec x) {
   return S::fold_lanes(x, [](const auto& a, const auto& b) { return S::max(a, b); });
+}
+
+// Row by row what fn makes of the 16 lanes, in that order: row q's in lane q, the lanes behind the
+// last row hold anything.
+template <class S, size_t kRows, class Fn>
+inline typename S::Vec fold_rows(const typename S::Vec (&rows)[kRows], const Fn& fn) {
+  if constexpr (requires { S::fold_rows(rows, fn); }) {
+    return S::fold_rows(rows, fn);
+  } else {
+    alignas(64) float lane[16] = {};
+    for (size_t q = 0; q < kRows; ++q) lane[q] = S::fold_lanes(rows[q], fn);
+    return S::load(lane);
+  }
+}
+
+template <class S, size_t kRows>
+inline typename S::Vec sum_rows(const typename S::Vec (&rows)[kRows]) {
+  return fold_rows<S>(rows, [](const auto& a, const auto& b) { return S::add(a, b); });
+}
+
+template <class S, size_t kRows>
+inline typename S::Vec max_rows(const typename S::Vec (&rows)[kRows]) {
+  return fold_rows<S>(rows, [](const auto& a, const auto& b) { return S::max(a, b); });
 }
 
 // Up to 16 floats from p, the missing lanes are `fill`.
