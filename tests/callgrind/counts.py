@@ -79,6 +79,8 @@ def compare(before: Counts, now: Counts) -> list[str]:
             print(f"{name:30} {step:8} {recorded:>12} {count:>12}  {ratio:.4f}")
             if ratio > LIMIT:
                 failures.append(f"{name}, {step}: {100 * (ratio - 1):+.1f} %")
+            if ratio < 1 / LIMIT:
+                print(f"{'':30} record that gain with --update: the gate does not hold it yet")
     failures += [f"{name}: recorded, but gone" for name in before if name not in now]
     return failures
 
