@@ -10,9 +10,10 @@
 
 namespace smallmind::bench {
 
-// Sums in flight: enough to hide the latency, and no more than there are registers.
+// Sums in flight: enough to hide the latency, and no more than there are registers. (Avx2 begins a
+// partial sum with each block: its blocks overlap by themselves.)
 template <class S>
-inline constexpr size_t kDots = S::kRows == 16 ? 12 : 2;
+inline constexpr size_t kDots = S::kRows == 16 ? 12 : 1;
 template <class S>
 inline constexpr size_t kPairDots = S::kRows == 16 ? 8 : 4;
 inline constexpr size_t kFmas = 8;
