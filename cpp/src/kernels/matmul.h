@@ -4,7 +4,8 @@
 //
 // A panel is unpacked block by block, once for a tile of tokens; the tile's accumulators stay in
 // the first-level cache. The dots of different tokens are independent, so that the processor
-// overlaps them.
+// overlaps them. What a block passes through is always inlined: left to itself, g++ lets some
+// formats' codes take the way over the stack.
 #pragma once
 
 #include "kernels/gemm.h"
@@ -14,8 +15,8 @@ namespace smallmind::kernel {
 
 // Adds groups [kFirst, kLast) of a block to a dot.
 template <class S, class F, size_t kFirst, size_t kLast>
-inline void dot_groups(typename S::Dot& dot, const quant::Codes<S>& codes,
-                       const typename S::Inputs& inputs) {
+[[gnu::always_inline]] inline void dot_groups(typename S::Dot& dot, const quant::Codes<S>& codes,
+                                              const typename S::Inputs& inputs) {
   if constexpr (kFirst < kLast) {
     S::template dot_add<F::kCodeBits, F::kSigned, static_cast<int>(kFirst)>(
         dot, codes.group[kFirst], inputs);
@@ -28,27 +29,42 @@ template <class S, class F>
 inline constexpr int kOffsetLog2 = F::kSigned&& S::kUnsignedDot ? 7 : F::kZeroPointLog2;
 
 template <class S, class F>
-inline typename S::Dot start_dot(const int32_t* minus_sum) {
+[[gnu::always_inline]] inline typename S::Dot start_dot(const int32_t* minus_sum) {
   if constexpr (kOffsetLog2<S, F> >= 0)
     return S::template dot_start_offset<kOffsetLog2<S, F>>(minus_sum);
   else
     return S::dot_start();
 }
 
+// Whether a layer takes both planes of fine inputs in one dot.
+template <class S>
+inline constexpr bool kJoinsPlanes = requires(const int8_t* plane) {
+  S::join_inputs(plane, plane);
+};
+
 // The dot of groups [kFirst, kLast) with block `at` of the inputs; minus_sum and low_minus_sum are
 // of the input codes of the same columns.
 template <class S, class F, bool kFine, size_t kFirst, size_t kLast>
-inline typename S::Row block_dot(const quant::Codes<S>& codes, const Activations& a, size_t at,
-                                 const int32_t* minus_sum, const int32_t* low_minus_sum) {
-  auto dot = start_dot<S, F>(minus_sum);
-  dot_groups<S, F, kFirst, kLast>(dot, codes, S::load_inputs(a.codes + at * quant::kBlockColumns));
-  if constexpr (kFine) {
-    auto low = start_dot<S, F>(low_minus_sum);
-    dot_groups<S, F, kFirst, kLast>(low, codes,
-                                    S::load_inputs(a.low_codes + at * quant::kBlockColumns));
-    dot = S::dot_planes(dot, low);
+[[gnu::always_inline]] inline typename S::Row block_dot(const quant::Codes<S>& codes,
+                                                        const Activations& a, size_t at,
+                                                        const int32_t* minus_sum,
+                                                        const int32_t* low_minus_sum) {
+  const size_t first = at * quant::kBlockColumns;
+  if constexpr (kFine && kJoinsPlanes<S>) {
+    auto dot = S::dot_start();
+    dot_groups<S, F, kFirst, kLast>(dot, codes,
+                                    S::join_inputs(a.codes + first, a.low_codes + first));
+    return S::dot_to_row(dot);
+  } else {
+    auto dot = start_dot<S, F>(minus_sum);
+    dot_groups<S, F, kFirst, kLast>(dot, codes, S::load_inputs(a.codes + first));
+    if constexpr (kFine) {
+      auto low = start_dot<S, F>(low_minus_sum);
+      dot_groups<S, F, kFirst, kLast>(low, codes, S::load_inputs(a.low_codes + first));
+      dot = S::dot_planes(dot, low);
+    }
+    return S::dot_to_row(dot);
   }
-  return S::dot_to_row(dot);
 }
 
 // One block of a strip of rows, unpacked.
@@ -58,7 +74,8 @@ struct WeightBlock {
   typename S::Row scale[F::kScalesPerBlock];
   typename S::Row offset;
 
-  WeightBlock(const std::byte* chunk, size_t n_blocks, size_t b, size_t row) {
+  [[gnu::always_inline]] WeightBlock(const std::byte* chunk, size_t n_blocks, size_t b,
+                                     size_t row) {
     F::template codes<S>(chunk, n_blocks, b, row, codes);
     if constexpr (F::kSigned && S::kUnsignedDot)
       for (auto& group : codes.group) group = S::flip_sign_bits(group);
@@ -70,8 +87,9 @@ struct WeightBlock {
 
 // acc + the product of a block with block `at` of the inputs.
 template <class S, class F, bool kFine>
-inline typename S::Row add_block(const WeightBlock<S, F>& w, const Activations& a, size_t at,
-                                 typename S::Row acc) {
+[[gnu::always_inline]] inline typename S::Row add_block(const WeightBlock<S, F>& w,
+                                                        const Activations& a, size_t at,
+                                                        typename S::Row acc) {
   const auto d = S::row_set1(a.scales[at]);
   if constexpr (F::kScalesPerBlock == 1) {
     const auto c =
@@ -91,8 +109,9 @@ inline typename S::Row add_block(const WeightBlock<S, F>& w, const Activations& 
 
 // One strip of rows times n_tokens tokens.
 template <class S, class F, bool kFine, bool kPrefetch>
-inline void integer_tile(const std::byte* panel, size_t row, const Activations& a, size_t token,
-                         size_t n_tokens, typename S::Row* acc) {
+[[gnu::always_inline]] inline void integer_tile(const std::byte* panel, size_t row,
+                                                const Activations& a, size_t token, size_t n_tokens,
+                                                typename S::Row* acc) {
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
   constexpr size_t kStride = quant::kChunkStride<F>;
   Prefetcher<S> ahead(panel + kPrefetchBytes);
@@ -150,10 +169,12 @@ void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Ac
     for (size_t p = first_panel; p < first_panel + n_panels; ++p) {
       if constexpr (!F::kInteger)
         float_tokens<S, F, S::kFloatTile>(w, p, a, 0, n_tokens, out, out_stride);
-      else if (a.low_codes != nullptr)
-        panel_tokens<S, F, true>(w, p, a, n_tokens, out, out_stride);
-      else
+      else if (a.low_codes == nullptr)
         panel_tokens<S, F, false>(w, p, a, n_tokens, out, out_stride);
+      else if constexpr (F::kSigned && requires { typename S::SignedFine; })
+        panel_tokens<typename S::SignedFine, F, true>(w, p, a, n_tokens, out, out_stride);
+      else
+        panel_tokens<S, F, true>(w, p, a, n_tokens, out, out_stride);
     }
   });
 }
