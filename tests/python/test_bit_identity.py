@@ -2,7 +2,8 @@
 
 Each run is a process of its own, because the instruction set is chosen once a process. Issue 3:
 16 threads each with its own session, greedy and seeded, equal to the same session alone, under
-SMALLMIND_ISA=generic, avx2, avx512 and avx512_bf16, with 1 and 2 threads; with either cache type.
+SMALLMIND_ISA=generic, avx2, avx2_vnni, avx512 and avx512_bf16, with 1 and 2 threads; with either
+cache type.
 Hazard A-35; promise 2 of the design.
 """
 
@@ -27,6 +28,7 @@ PROBE = Path(__file__).resolve().parent.parent / "support" / "identity_probe.py"
 NEEDS: Mapping[str, frozenset[str]] = {
     "generic": frozenset(),
     "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "avx2_vnni": frozenset({"avx2", "fma", "f16c", "avx_vnni"}),
     "avx512": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
     "avx512_bf16": frozenset({"avx512_vnni", "avx512_bf16"}),
 }

@@ -21,6 +21,7 @@ PROBE = Path(__file__).with_name("mix_probe.py")
 NEEDS = {
     "generic": set[str](),
     "avx2": {"avx2", "fma", "f16c"},
+    "avx2_vnni": {"avx2", "fma", "f16c", "avx_vnni"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "avx512_bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"},
 }

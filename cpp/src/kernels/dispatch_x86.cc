@@ -7,6 +7,7 @@ namespace smallmind {
 extern const Kernels kKernelsGeneric;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
+extern const decltype(Kernels::matmul) kMatmulAvx2Vnni;
 extern void (*const kAttentionAvx512Bf16)(const AttentionTile& tile);
 
 namespace {
@@ -14,7 +15,8 @@ namespace {
 // What the processor has and the operating system saves.
 struct CpuFeatures {
   bool avx2 = false;         // AVX2, FMA, F16C
-  bool avx512 = false;       // those and AVX-512 F, BW, DQ, VL, VNNI
+  bool avx2_vnni = false;    // those and AVX-VNNI
+  bool avx512 = false;       // those of avx2 and AVX-512 F, BW, DQ, VL, VNNI
   bool avx512_bf16 = false;  // those and AVX-512 BF16
 };
 
@@ -32,7 +34,9 @@ CpuFeatures detect() {
   const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1,
              vnni = c >> 11 & 1;
   found.avx512 = found.avx2 && saves_zmm && f && dq && bw && vl && vnni;
-  found.avx512_bf16 = found.avx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
+  found.avx2_vnni = found.avx2 && (a >> 4 & 1);
+  found.avx512_bf16 = found.avx512 && (a >> 5 & 1);
   return found;
 }
 
@@ -47,12 +51,24 @@ const Kernels& avx512_bf16_table() {
   return table;
 }
 
+// AVX2's table with the products that have byte dots.
+const Kernels& avx2_vnni_table() {
+  static const Kernels table = [] {
+    Kernels t = kKernelsAvx2;
+    t.name = "avx2_vnni";
+    t.matmul = kMatmulAvx2Vnni;
+    return t;
+  }();
+  return table;
+}
+
 }  // namespace
 
 std::span<const KernelChoice> kernel_choices() {
   static const CpuFeatures cpu = detect();
   static const KernelChoice choices[] = {{&avx512_bf16_table(), cpu.avx512_bf16},
                                          {&kKernelsAvx512, cpu.avx512},
+                                         {&avx2_vnni_table(), cpu.avx2_vnni},
                                          {&kKernelsAvx2, cpu.avx2},
                                          {&kKernelsGeneric, true}};
   return choices;

@@ -16,6 +16,11 @@
 #include "quant/pack.h"
 
 namespace smallmind {
+
+#if defined(__x86_64__)
+extern const decltype(Kernels::matmul) kMatmulAvx2VnniEvex;
+#endif
+
 namespace {
 
 using quant::Formats;
@@ -163,6 +168,20 @@ float expected_dot(const Weights& w, size_t row, const Activations& a, size_t to
   return acc;
 }
 
+// Those of the machine, and AVX-VNNI's in the encoding of AVX-512.
+std::vector<Kernels> tables() {
+  std::vector<Kernels> found;
+  for (const Kernels* isa : available_kernels()) found.push_back(*isa);
+#if defined(__x86_64__)
+  if (kernels_by_name("avx512") != nullptr) {
+    found.push_back(*kernels_by_name("avx2"));
+    found.back().name = "avx2_vnni in EVEX encoding";
+    found.back().matmul = kMatmulAvx2VnniEvex;
+  }
+#endif
+  return found;
+}
+
 template <class F>
 void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = false) {
   std::mt19937 rng(static_cast<unsigned>(fill + 100) * 31 + static_cast<unsigned>(n_tokens));
@@ -173,15 +192,15 @@ void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = fa
     a.values[i] = extreme_inputs
                       ? (rng() % 2 ? 3.0f : -3.0f)
                       : static_cast<float>(static_cast<int>(rng() % 20001) - 10000) / 700.0f;
-  for (const Kernels* isa : available_kernels()) {
-    (fine ? isa->quantize_fine : isa->quantize)(a, 0, n_tokens);
+  for (const Kernels& isa : tables()) {
+    (fine ? isa.quantize_fine : isa.quantize)(a, 0, n_tokens);
     std::vector<float> out(n_tokens * kRows, -1.0f);
-    isa->matmul(w.matrix, 0, w.matrix.n_panels(), a, n_tokens, out.data(), kRows);
+    isa.matmul(w.matrix, 0, w.matrix.n_panels(), a, n_tokens, out.data(), kRows);
     for (size_t t = 0; t < n_tokens; ++t) {
       for (size_t r = 0; r < kRows; ++r) {
         const float want = expected_dot<F>(w, r, a, t);
         ASSERT_EQ(std::bit_cast<uint32_t>(out[t * kRows + r]), std::bit_cast<uint32_t>(want))
-            << isa->name << " type " << static_cast<int>(F::kType) << " fill " << fill << " token "
+            << isa.name << " type " << static_cast<int>(F::kType) << " fill " << fill << " token "
             << t << " of " << n_tokens << " row " << r << ": " << out[t * kRows + r] << " against "
             << want;
       }
