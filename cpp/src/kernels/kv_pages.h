@@ -27,29 +27,27 @@ template <class S>
 void store_kv_bf16(const float* k, const float* v, size_t head_dim, size_t slot, bool clear_next,
                    std::byte* k_region, std::byte* v_region) {
   const bool clear = clear_next && slot % 2 == 0;
-  alignas(64) float rounded[16];
+  std::byte rounded[32];
   for (size_t i = 0; i < head_dim; i += 16) {
-    S::store(rounded, round_bf16<S>(S::load(k + i)));
-    for (size_t j = 0; j < 16; ++j)
-      put_bf16<S>(k_region + ((i + j) / 2 * kPageKeys + slot) * 4 + (i + j) % 2 * 2, rounded[j]);
-    S::store(rounded, round_bf16<S>(S::load(v + i)));
-    for (size_t j = 0; j < 16; ++j) {
-      std::byte* at = v_region + (slot / 2 * head_dim + i + j) * 4;
-      put_bf16<S>(at + slot % 2 * 2, rounded[j]);
-      if (clear) put_bf16<S>(at + 2, 0.0f);
-    }
+    S::store_bf16(rounded, round_bf16<S>(S::load(k + i)));
+    for (size_t j = 0; j < 16; j += 2)
+      __builtin_memcpy(k_region + ((i + j) / 2 * kPageKeys + slot) * 4, rounded + j * 2, 4);
+    S::store_bf16(rounded, round_bf16<S>(S::load(v + i)));
+    // The other half of a pair may be another thread's.
+    std::byte* at = v_region + (slot / 2 * head_dim + i) * 4 + slot % 2 * 2;
+    for (size_t j = 0; j < 16; ++j) __builtin_memcpy(at + j * 4, rounded + j * 2, 2);
+    for (size_t j = 0; clear && j < 16; ++j) put_bf16<S>(at + j * 4 + 2, 0.0f);
   }
 }
 
 // The codes of 32 elements; returns d.
 template <class S>
 inline float code_block(const float* x, int8_t* codes) {
-  const auto low = S::load(x), high = S::load(x + 16);
   alignas(64) float d[16];
-  S::store(d, round_bf16<S>(S::set1(block_unit<S>(low, high, 127.0f).d)));
+  S::store(d, round_bf16<S>(S::load(block_units<S, 1>(x, 127.0f).d)));
   const float inverse = d[0] > 0 ? 1.0f / d[0] : 0.0f;
-  S::store_as_int8(codes, S::to_ints(rounded_codes<S>(low, inverse)));
-  S::store_as_int8(codes + 16, S::to_ints(rounded_codes<S>(high, inverse)));
+  S::store_as_int8(codes, S::to_ints(rounded_codes<S>(S::load(x), inverse)));
+  S::store_as_int8(codes + 16, S::to_ints(rounded_codes<S>(S::load(x + 16), inverse)));
   return d[0];
 }
 

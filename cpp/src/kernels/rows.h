@@ -55,17 +55,18 @@ void softcap(float* x, float cap, size_t n) {
 // Plain scalars: four rounded products and two rounded sums a pair, the same bits however the
 // compiler vectorises it.
 template <class S>
-void rope(Rope kind, float* head, size_t n_rot, const float* cos, const float* sin) {
+void rope(Rope kind, float* __restrict head, size_t n_rot, const float* __restrict cos,
+          const float* __restrict sin) {
   const size_t half = n_rot / 2;
-  const size_t step = kind == Rope::kAdjacent ? 2 : 1;
-  const size_t partner = kind == Rope::kAdjacent ? 1 : half;
-  for (size_t i = 0; i < half; ++i) {
-    float& a = head[i * step];
-    float& b = head[i * step + partner];
+  const auto turn = [&](float& a, float& b, size_t i) {
     const float x = a, y = b;
     a = x * cos[i] - y * sin[i];
     b = x * sin[i] + y * cos[i];
-  }
+  };
+  if (kind == Rope::kAdjacent)
+    for (size_t i = 0; i < half; ++i) turn(head[2 * i], head[2 * i + 1], i);
+  else
+    for (size_t i = 0; i < half; ++i) turn(head[i], head[half + i], i);
 }
 
 template <class S>

@@ -128,7 +128,6 @@ struct Avx512 {
   static void store_as_int8(int8_t* p, Ints x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
   }
-  static int32_t sum_ints(Ints x) { return _mm512_reduce_add_epi32(x); }
   static Ints max_ints(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
   static int32_t max_lane(Ints x) { return _mm512_reduce_max_epi32(x); }
 

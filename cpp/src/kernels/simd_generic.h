@@ -150,11 +150,6 @@ struct Generic {
   static void store_as_int8(int8_t* p, const Ints& x) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(x[i]);
   }
-  static int32_t sum_ints(const Ints& x) {
-    int32_t sum = 0;
-    for (int i = 0; i < 16; ++i) sum += x[i];
-    return sum;
-  }
   static Ints max_ints(const Ints& a, const Ints& b) {
     const Ints mask = a > b;
     return (a & mask) | (b & ~mask);

@@ -196,9 +196,6 @@ struct Neon {
     const int16x8_t high = vcombine_s16(vmovn_s32(x.q[2]), vmovn_s32(x.q[3]));
     vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
   }
-  static int32_t sum_ints(Ints x) {
-    return vaddvq_s32(vaddq_s32(vaddq_s32(x.q[0], x.q[1]), vaddq_s32(x.q[2], x.q[3])));
-  }
   static Ints max_ints(Ints a, Ints b) {
     return int_quarters([&](size_t i) { return vmaxq_s32(a.q[i], b.q[i]); });
   }

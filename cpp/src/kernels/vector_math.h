@@ -104,6 +104,8 @@ template <class S, size_t kRows, class Fn>
 inline typename S::Vec fold_rows(const typename S::Vec (&rows)[kRows], const Fn& fn) {
   if constexpr (requires { S::fold_rows(rows, fn); }) {
     return S::fold_rows(rows, fn);
+  } else if constexpr (kRows == 1) {
+    return S::set1(S::fold_lanes(rows[0], fn));
   } else {
     alignas(64) float lane[16] = {};
     for (size_t q = 0; q < kRows; ++q) lane[q] = S::fold_lanes(rows[q], fn);

@@ -240,6 +240,25 @@ TEST_P(AttentionTest, WritesTheSameBytesOnEveryIsa) {
 
 // A masked key is not multiplied by 0: a NaN there changes nothing, for a query beside one that
 // sees it too.
+// Two threads may write the two keys of a pair at a time.
+TEST_P(AttentionTest, WritesNothingOfItsNeighbours) {
+  const size_t head_dim = 64, half = kv_region_bytes(GetParam(), head_dim);
+  const std::vector<float> row(head_dim, 1.5f);
+  const size_t element = GetParam() == KvFormat::kQ8_0 ? 1 : 2;  // bytes
+  for (const Kernels* isa : available_kernels())
+    for (size_t slot = 0; slot < kPageKeys; ++slot) {
+      std::vector<std::byte> page(2 * half, std::byte{0xff});
+      isa->store_kv(GetParam(), row.data(), row.data(), head_dim, slot, false, page.data(),
+                    page.data() + half);
+      for (size_t i = 0; i < kPageKeys * head_dim * element; ++i) {
+        const size_t at = i / element;  // the element's place in its region
+        ASSERT_EQ(page[i] == std::byte{0xff}, at / 2 % kPageKeys != slot) << isa->name << " " << i;
+        ASSERT_EQ(page[half + i] == std::byte{0xff}, at / 2 / head_dim * 2 + at % 2 != slot)
+            << isa->name << " " << i;
+      }
+    }
+}
+
 TEST_P(AttentionTest, NeverReadsAKeyOutOfRange) {
   for (const Kernels* isa : available_kernels()) {
     for (const size_t bad : {0, 1, 30, 31, 63, 64, 97, 98, 99}) {

@@ -14,6 +14,9 @@
 namespace smallmind {
 namespace {
 
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 std::vector<float> random_floats(size_t n, float range, unsigned seed) {
   std::mt19937 rng(seed);
   std::uniform_real_distribution<float> draw(-range, range);
@@ -93,11 +96,49 @@ TEST(RowsTest, QuantizesFinelyInTwoPlanes) {
   }
 }
 
+// Any number of blocks from any block on, one of them poisoned (G-65): each as if it were alone,
+// and nothing beside them is written.
+TEST(RowsTest, QuantizesEveryBlockByItself) {
+  constexpr size_t kBlocks = 40;
+  constexpr int8_t kUntouched = 99;
+  const auto x = random_floats(32 * kBlocks, 3.0f, 21);
+  for (const Kernels* isa : available_kernels())
+    for (size_t n = 1; n <= 19; ++n) {
+      const size_t first = 5, bad = first + n / 2;
+      ActivationBuffer buffer(1, x.size());
+      const Activations a = buffer.view();
+      std::memcpy(a.values, x.data(), x.size() * 4);
+      a.values[bad * 32 + n] = n % 2 ? kNaN : kInfinity;
+      std::memset(a.codes, kUntouched, x.size());
+      isa->quantize_blocks(a, 0, first, n);
+      for (size_t b = 0; b < kBlocks; ++b) {
+        float amax = 0;
+        for (size_t i = 0; i < 32; ++i) amax = std::max(amax, std::fabs(x[b * 32 + i]));
+        int sums[2] = {};
+        for (size_t i = 0; i < 32; ++i) {
+          const bool in_range = first <= b && b < first + n;
+          const float code = std::nearbyint(x[b * 32 + i] * (127.0f / amax));
+          ASSERT_EQ(a.codes[b * 32 + i], !in_range  ? kUntouched
+                                         : b == bad ? 0
+                                                    : code)
+              << isa->name << " of " << n << " blocks " << b;
+          sums[i / 16] += a.codes[b * 32 + i];
+        }
+        if (b < first || b >= first + n) continue;
+        ASSERT_EQ(a.minus_half_sums[2 * b], -sums[0]) << isa->name << " of " << n << " " << b;
+        ASSERT_EQ(a.minus_half_sums[2 * b + 1], -sums[1]);
+        ASSERT_EQ(a.minus_sums[b], -sums[0] - sums[1]);
+        if (b == bad)
+          ASSERT_TRUE(std::isnan(a.scales[b]) && std::isnan(a.scaled_sums[b]));
+        else
+          ASSERT_EQ(a.scales[b], amax / 127.0f);
+      }
+    }
+}
+
 // G-65: int8 would hide a poisoned input.
 TEST(RowsTest, MarksABlockWithANonFiniteInput) {
-  for (const float bad :
-       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-        -std::numeric_limits<float>::infinity()}) {
+  for (const float bad : {kNaN, kInfinity, -kInfinity}) {
     for (const Kernels* isa : available_kernels()) {
       ActivationBuffer buffer(1, 64);
       const Activations a = buffer.view();
