@@ -108,34 +108,38 @@ uint32_t SpecialTokens::step(uint32_t node, uint8_t byte) const noexcept {
 
 std::vector<SpecialMatch> SpecialTokens::find(std::string_view text, bool parse_control,
                                               std::span<const size_t> marks) const {
-  std::vector<SpecialMatch> matches;  // from the text's end to its beginning, overlaps included
-  if (nodes_.size() == 1) return matches;
-  const auto allowed = [&](const SpecialMatch& match) {
+  if (nodes_.size() == 1) return {};
+  struct Found {
+    uint32_t begin;  // texts have less than 4 GiB
+    int32_t id;
+    size_t end(const Vocab& vocab) const { return begin + vocab.bytes(id).size(); }
+  };
+  std::vector<Found> found;  // from the text's end to its beginning, overlaps included
+  const auto allowed = [&](const Found& match) {
     if (!vocab_.is_control(match.id)) return true;
     if (!parse_control) return false;
     const auto mark = std::upper_bound(marks.begin(), marks.end(), match.begin);
-    return mark == marks.end() || *mark >= match.end;
+    return mark == marks.end() || *mark >= match.end(vocab_);
   };
   uint32_t state = 0;
   for (size_t at = text.size(); at-- > 0;) {
     state = step(state, static_cast<uint8_t>(text[at]));
     uint32_t node = nodes_[state].id != Vocab::kNone ? state : nodes_[state].next_output;
     for (; node != 0; node = nodes_[node].next_output) {
-      const int32_t id = nodes_[node].id;
-      const SpecialMatch match{at, at + vocab_.bytes(id).size(), id};
+      const Found match{static_cast<uint32_t>(at), nodes_[node].id};
       if (allowed(match)) {
-        matches.push_back(match);
+        found.push_back(match);
         break;
       }
     }
   }
-  std::reverse(matches.begin(), matches.end());
+  std::vector<SpecialMatch> matches;
   size_t end = 0;
-  std::erase_if(matches, [&](const SpecialMatch& match) {
-    if (match.begin < end) return true;
-    end = match.end;
-    return false;
-  });
+  for (size_t i = found.size(); i-- > 0;) {
+    if (found[i].begin < end) continue;
+    end = found[i].end(vocab_);
+    matches.push_back({found[i].begin, end, found[i].id});
+  }
   return matches;
 }
 

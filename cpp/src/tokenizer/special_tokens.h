@@ -30,7 +30,7 @@ class SpecialTokens {
 
   // Matches that do not overlap, in order; at each place the longest that is allowed. User-defined
   // tokens always are; control and unknown ones with parse_control, and where no mark (ascending
-  // offsets) lies strictly inside.
+  // offsets) lies strictly inside. REQUIRES: text less than 4 GiB.
   std::vector<SpecialMatch> find(std::string_view text, bool parse_control,
                                  std::span<const size_t> marks) const;
   size_t memory_bytes() const noexcept { return nodes_.capacity() * sizeof(Node) + sizeof *this; }
