@@ -34,6 +34,7 @@ EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang>
       slab_rows_(rows_of_a_slab(model_->n_vocab())),
       pool_(geometry, kv_limit, ledger),
       cache_(pool_, free_cache_bytes),
+      ranks_(kMaxBatchSequences * kMaxRanks),
       logits_(slab_rows_ * static_cast<size_t>(model_->n_vocab())),
       logits_charge_(ledger, MemoryCategory::kWorkspace, logits_.bytes()) {
   for (int worker = 0; worker < gang_->n_threads(); ++worker) {
@@ -50,6 +51,7 @@ EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang>
   batch_.reserve(kMaxBatchSequences);
   rows_.resize(kMaxBatchSequences);
   row_indices_.reserve(kMaxBatchSequences);
+  ranked_rows_.reserve(kMaxBatchSequences);
 }
 
 void EngineLoop::run() {
@@ -350,28 +352,19 @@ void EngineLoop::publish_rows() {
     Row& row = rows_[n_rows++];
     row.task = generation;
     row.row = slice.first_row + static_cast<int32_t>(slice.n_tokens) - 1;
+    row.is_chosen = false;
     row.error = nullptr;
   }
   figures_.n_generated_tokens += static_cast<int64_t>(n_rows);
-  for (size_t begin = 0; begin < n_rows; begin += slab_rows_) {
-    publish_slab(std::span(rows_).subspan(begin, std::min(slab_rows_, n_rows - begin)));
-  }
-}
-
-void EngineLoop::publish_slab(std::span<Row> rows) {
-  const size_t n_vocab = static_cast<size_t>(model_->n_vocab());
-  row_indices_.clear();
-  for (const Row& row : rows) row_indices_.push_back(row.row);
+  const auto rows = std::span(rows_).first(n_rows);
   try {
-    model_->logits(row_indices_, *workspace_, *gang_, logits_.data());
-    gang_->for_each(rows.size(), [&](size_t i, int worker) {
-      choose(rows[i], std::span(logits_.data() + i * n_vocab, n_vocab),
-             scratch_[static_cast<size_t>(worker)]);
-    });
+    choose_from_ranks(rows);
+    choose_from_logits(rows);
   } catch (...) {
     const std::shared_ptr<const Error> error = current_error();
-    for (const Row& row : rows) fail(*row.task, error);
-    return;
+    for (Row& row : rows) {
+      if (!row.is_chosen) row.error = error;
+    }
   }
   for (Row& row : rows) {
     if (row.error) {
@@ -386,10 +379,50 @@ void EngineLoop::publish_slab(std::span<Row> rows) {
   }
 }
 
+// Most choices are decided by a few tokens, which are found without the logits of all others.
+void EngineLoop::choose_from_ranks(std::span<Row> rows) {
+  const auto wants_few = [](const Row& row) {
+    const size_t n = row.task->n_deciding();
+    return n > 0 && n <= kMaxRanks;
+  };
+  const auto end = std::partition(rows.begin(), rows.end(), wants_few);
+  ranked_rows_.clear();
+  for (auto row = rows.begin(); row != end; ++row) {
+    TokenLogit* const ranks = ranks_.data() + ranked_rows_.size() * kMaxRanks;
+    ranked_rows_.push_back({row->row, row->task->n_deciding(), ranks});
+  }
+  model_->first_ranks(ranked_rows_, *workspace_, *gang_);
+  gang_->for_each(ranked_rows_.size(), [&](size_t i, int worker) {
+    const RankedRow& found = ranked_rows_[i];
+    if (found.n_found == 0) return;
+    choose(rows[i], std::span<const TokenLogit>(found.ranks, found.n_found), worker);
+  });
+}
+
+// What is not yet chosen, a slab of rows at a time.
+void EngineLoop::choose_from_logits(std::span<Row> rows) {
+  const size_t n_vocab = static_cast<size_t>(model_->n_vocab());
+  auto next =
+      std::partition(rows.begin(), rows.end(), [](const Row& row) { return row.is_chosen; });
+  while (next != rows.end()) {
+    const auto n_left = static_cast<size_t>(rows.end() - next);
+    const std::span<Row> slab(next, std::min(slab_rows_, n_left));
+    row_indices_.clear();
+    for (const Row& row : slab) row_indices_.push_back(row.row);
+    model_->logits(row_indices_, *workspace_, *gang_, logits_.data());
+    gang_->for_each(slab.size(), [&](size_t i, int worker) {
+      choose(slab[i], std::span(logits_.data() + i * n_vocab, n_vocab), worker);
+    });
+    next += static_cast<std::ptrdiff_t>(slab.size());
+  }
+}
+
 // On any worker. A row that cannot be sampled ends its own request and nobody else's.
-void EngineLoop::choose(Row& row, std::span<float> logits, SamplerScratch& scratch) noexcept {
+template <class Values>
+void EngineLoop::choose(Row& row, std::span<Values> values, int worker) noexcept {
+  row.is_chosen = true;
   try {
-    row.task->choose(logits, scratch, row.choice);
+    row.task->choose(values, scratch_[static_cast<size_t>(worker)], row.choice);
   } catch (...) {
     row.error = current_error();
   }

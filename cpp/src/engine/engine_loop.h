@@ -45,6 +45,7 @@ class EngineLoop {
   struct Row {
     GenerationTask* task = nullptr;
     int32_t row = 0;
+    bool is_chosen = false;
     Choice choice;
     std::shared_ptr<const Error> error;
   };
@@ -77,8 +78,10 @@ class EngineLoop {
   void commit();
   // --- publish ---
   void publish_rows();
-  void publish_slab(std::span<Row> rows);
-  void choose(Row& row, std::span<float> logits, SamplerScratch& scratch) noexcept;
+  void choose_from_ranks(std::span<Row> rows);
+  void choose_from_logits(std::span<Row> rows);
+  template <class Values>
+  void choose(Row& row, std::span<Values> values, int worker) noexcept;
   void write_scores(const Slice& slice, ScoreTask& task);
   void report();
   void check_invariants() const;
@@ -122,6 +125,8 @@ class EngineLoop {
   std::vector<SequenceSlice> batch_;
   std::vector<Row> rows_;
   std::vector<int32_t> row_indices_;
+  std::vector<RankedRow> ranked_rows_;
+  std::vector<TokenLogit> ranks_;  // [kMaxBatchSequences][kMaxRanks]
   AlignedBuffer<float> logits_;
   const MemoryCharge logits_charge_;
   std::vector<SamplerScratch> scratch_;  // one a worker

@@ -41,6 +41,11 @@ void GenerationTask::choose(std::span<float> row, SamplerScratch& scratch, Choic
   choice = sampler_.choose(row, context_, scratch);
 }
 
+void GenerationTask::choose(std::span<const TokenLogit> ranks, SamplerScratch& scratch,
+                            Choice& choice) const {
+  choice = sampler_.choose(ranks, context_, scratch);
+}
+
 std::optional<TokenLogprob> GenerationTask::describe(Choice& choice) const {
   if (!choice.logprob) return std::nullopt;
   TokenLogprob described;

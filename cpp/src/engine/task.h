@@ -87,6 +87,9 @@ class GenerationTask final : public Task {
   // Chooses the next token from its row, which it may change. Any one thread at a time: rows of
   // one step are sampled side by side. Throws Error(kInference).
   void choose(std::span<float> row, SamplerScratch& scratch, Choice& choice);
+  // The same from the row's first ranks, where n_deciding() is not 0 and so many are given.
+  size_t n_deciding() const { return sampler_.n_deciding(); }
+  void choose(std::span<const TokenLogit> ranks, SamplerScratch& scratch, Choice& choice) const;
   // Extends the context and hands the token to the reader, or ends the generation.
   std::shared_ptr<Waker> publish(Choice& choice);
 

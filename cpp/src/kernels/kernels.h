@@ -105,6 +105,12 @@ struct Kernels {
   // n_panels); rows stand at their own index, out_stride floats between tokens.
   void (*matmul)(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
                  size_t n_tokens, float* out, size_t out_stride);
+  // out[token * out_stride + panel] = the highest of the panel's products with the upper plane of
+  // the inputs alone but for the blocks that are fine, where both enter; scales are of the codes
+  // that do. The order of the sums is matmul's. REQUIRES: a format of codes, a.low_codes.
+  void (*coarse_maxima)(const PackedMatrix& w, size_t first_panel, size_t n_panels,
+                        const Activations& a, const bool* is_fine, size_t n_tokens, float* out,
+                        size_t out_stride);
   // out = x / sqrt(mean(x^2) + eps) * weight; out may be x.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* out);
   // gate = act(gate) * up
@@ -129,6 +135,11 @@ struct Kernels {
   bool (*all_finite)(const float* x, size_t n);
   // The first index of the highest value. REQUIRES: n > 0, no NaN.
   size_t (*highest)(const float* x, size_t n);
+  // out[i] = the highest of x[16 i ... 16 i + 15], the last of what is left. REQUIRES: no NaN.
+  void (*maxima)(const float* x, size_t n, float* out);
+  // out[i] = the Euclidean norm of the longest row of panel first_panel + i, rounded up; infinite
+  // where a weight is not finite and for formats whose blocks are not code * scale alone.
+  void (*panel_norms)(const PackedMatrix& w, size_t first_panel, size_t n_panels, float* out);
 };
 
 // The table in use: the best that the machine has, or the one that SMALLMIND_ISA names. Throws

@@ -38,4 +38,10 @@ size_t highest(const float* x, size_t n) {
   return at;
 }
 
+template <class S>
+void maxima(const float* x, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 16)
+    out[i / 16] = max_lanes<S>(load_partial<S>(x + i, n - i, -__builtin_inff()));
+}
+
 }  // namespace smallmind::kernel

@@ -2,8 +2,10 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/coarse.h"
 #include "kernels/kv_pages.h"
 #include "kernels/matmul.h"
+#include "kernels/panel_norms.h"
 #include "kernels/quantize.h"
 #include "kernels/rows.h"
 #include "kernels/scan.h"
@@ -12,10 +14,26 @@ namespace smallmind::kernel {
 
 template <class S>
 constexpr Kernels make_table(const char* name) {
-  return {name,          quantize<S>,       quantize_fine<S>, quantize_blocks<S>, matmul<S>,
-          rms_norm<S>,   gated<S>,          add<S>,           scale<S>,           softcap<S>,
-          rope<S>,       round_bf16_row<S>, store_kv<S>,      attention<S>,       fold_parts<S>,
-          all_finite<S>, highest<S>};
+  return {name,
+          quantize<S>,
+          quantize_fine<S>,
+          quantize_blocks<S>,
+          matmul<S>,
+          coarse_maxima<S>,
+          rms_norm<S>,
+          gated<S>,
+          add<S>,
+          scale<S>,
+          softcap<S>,
+          rope<S>,
+          round_bf16_row<S>,
+          store_kv<S>,
+          attention<S>,
+          fold_parts<S>,
+          all_finite<S>,
+          highest<S>,
+          maxima<S>,
+          panel_norms<S>};
 }
 
 }  // namespace smallmind::kernel

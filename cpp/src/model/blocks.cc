@@ -114,14 +114,15 @@ DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w,
       up(kMaxBatchTokens * c.n_ff),
       rope(make_rope(c.n_rot, c.rope_base, c.rope_scale, w.rope_factors)),
       attention_plans{{kMaxBatchTokens, kMaxThreads}, {kMaxBatchTokens, kMaxThreads}},
-      attention_parts(kAttentionPartFloats) {
+      attention_parts(kAttentionPartFloats),
+      head(c.n_vocab, c.n_embd) {
   tokens.reserve(kMaxBatchTokens);
   if (c.rope_base_window > 0) rope_window = make_rope(c.n_rot, c.rope_base_window, 1.0f, {});
   const size_t n_bytes = hidden.bytes() + normed.bytes() + normed_fine.bytes() + q.bytes() +
                          k.bytes() + v.bytes() + attended.bytes() + projected.bytes() +
                          gate.bytes() + up.bytes() + rope.cos.bytes() + rope.sin.bytes() +
                          rope_window.cos.bytes() + rope_window.sin.bytes() +
-                         attention_parts.bytes();
+                         attention_parts.bytes() + head.bytes();
   charge_ = MemoryCharge(std::move(ledger), MemoryCategory::kWorkspace, n_bytes);
 }
 
@@ -209,29 +210,6 @@ void feed_forward(const Step& step, const LayerWeights& layer) {
     }
   });
   run_products(step, {{&layer.down, &gate, ws.projected.data()}});
-}
-
-void output_logits(const Step& step, std::span<const int32_t> rows, float* out) {
-  const Config& c = step.config;
-  const PackedMatrix& m = step.weights.output;
-  const Kernels& kernel = kernels();
-  // Two planes here too: the last product's error goes into the logits undamped, and its weights
-  // are read once whatever the number of planes.
-  const Activations& fine = step.ws.normed_fine.view();
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const float* hidden = step.ws.hidden.data() + static_cast<size_t>(rows[i]) * c.n_embd;
-    kernel.rms_norm(hidden, step.weights.output_norm.data(), c.n_embd, c.norm_eps,
-                    step.ws.normed.row(i));
-    if (c.n_embd % 32 == 0) kernel.quantize_fine(fine, i, 1);
-  }
-  PanelShares shares(m.n_panels(), m.n_columns, rows.size(), step.gang.n_threads());
-  shares.for_each(step.gang, [&](size_t first, size_t n) {
-    kernel.matmul(m, first, n, fine, rows.size(), out, m.n_rows);
-    if (c.logit_softcap == 0) return;
-    const size_t row = first * 16, n_rows = std::min(n * 16, m.n_rows - row);
-    for (size_t i = 0; i < rows.size(); ++i)
-      kernel.softcap(out + i * m.n_rows + row, c.logit_softcap, n_rows);
-  });
 }
 
 }  // namespace smallmind

@@ -60,6 +60,17 @@ struct StepToken {
 
 inline constexpr size_t kAttentionPartFloats = 1 << 20;
 
+// Of OutputHead::first_ranks.
+struct HeadWorkspace {
+  HeadWorkspace(size_t n_vocab, size_t n_embd);
+  size_t bytes() const;
+
+  AlignedBuffer<float> maxima;          // [row][panels, then blocks of 16 panels]
+  AlignedBuffer<float> scales;          // [row][n_embd / 32], of the codes that enter
+  AlignedBuffer<double> lower_squares;  // [n_embd / 32], of the lower planes of all rows
+  AlignedBuffer<bool> is_fine;          // [n_embd / 32]
+};
+
 // The buffers of a step. Nothing is allocated after construction.
 class DecoderWorkspace : public Workspace {
  public:
@@ -82,6 +93,7 @@ class DecoderWorkspace : public Workspace {
   RopeTable rope_window;
   AttentionPlan attention_plans[kPageGroups];
   AlignedBuffer<float> attention_parts;  // of tokens whose context several threads share
+  HeadWorkspace head;
 
  private:
   MemoryCharge charge_;
@@ -138,8 +150,5 @@ void attention(const Step& step, size_t i_layer);               // attended = so
 void project_out(const Step& step, const LayerWeights& layer);  // projected = o attended
 void feed_forward(const Step& step,
                   const LayerWeights& layer);  // projected = down (act(gate normed) * up normed)
-
-// Logits of chosen tokens' hidden states.
-void output_logits(const Step& step, std::span<const int32_t> rows, float* out);
 
 }  // namespace smallmind

@@ -4,6 +4,7 @@
 #include "base/utf8.h"
 #include "model/architectures.h"
 #include "model/model.h"
+#include "model/output_head.h"
 #include "smallmind/error.h"
 
 namespace smallmind {
@@ -12,11 +13,12 @@ namespace {
 class DecoderModel : public Model {
  public:
   DecoderModel(const Architecture& architecture, Config config, KvLayout kv, Weights weights,
-               std::shared_ptr<MemoryLedger> ledger)
+               OutputHead head, std::shared_ptr<MemoryLedger> ledger)
       : architecture_(architecture),
         config_(std::move(config)),
         weights_(std::move(weights)),
         kv_(std::move(kv)),
+        head_(std::move(head)),
         ledger_(std::move(ledger)) {}
 
   const std::string& architecture() const override { return config_.architecture; }
@@ -51,7 +53,11 @@ class DecoderModel : public Model {
 
   void logits(std::span<const int32_t> rows, Workspace& workspace, Gang& gang,
               float* out) const override {
-    output_logits(step_in(workspace, gang), rows, out);
+    head_.logits(step_in(workspace, gang), rows, out);
+  }
+
+  void first_ranks(std::span<RankedRow> rows, Workspace& workspace, Gang& gang) const override {
+    head_.first_ranks(step_in(workspace, gang), rows);
   }
 
  private:
@@ -64,6 +70,7 @@ class DecoderModel : public Model {
   const Config config_;
   const Weights weights_;
   const KvLayout kv_;
+  const OutputHead head_;
   const std::shared_ptr<MemoryLedger> ledger_;
 };
 
@@ -117,8 +124,9 @@ std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSo
     if (!(factor > 0) || !std::isfinite(factor))
       throw Error(ErrorKind::kModelFormat,
                   "tensor 'rope_freqs.weight' holds a factor that is not above 0");
+  OutputHead head(weights.output, config.logit_softcap, gang, ledger);
   return std::make_unique<DecoderModel>(*architecture, std::move(config), std::move(kv),
-                                        std::move(weights), std::move(ledger));
+                                        std::move(weights), std::move(head), std::move(ledger));
 }
 
 bool row_is_finite(std::span<const float> row) {

@@ -11,6 +11,7 @@
 #include "base/gang.h"
 #include "base/tracking_allocator.h"
 #include "gguf/reader.h"
+#include "model/token_logit.h"
 #include "smallmind/cancellation.h"
 #include "smallmind/options.h"
 
@@ -34,6 +35,15 @@ struct SequenceSlice {
   int64_t first_position = 0;
   std::span<std::byte* const> pages;
   std::span<std::byte* const> window_pages;
+};
+
+// One row of Model::first_ranks.
+inline constexpr size_t kMaxRanks = 256;
+struct RankedRow {
+  int32_t row = 0;      // as of Model::logits
+  size_t n_wanted = 1;  // at most kMaxRanks
+  TokenLogit* ranks = nullptr;
+  size_t n_found = 0;  // n_wanted, or 0: what this row asks for takes its logits
 };
 
 // Asked by forward() between layers, in the thread that called it.
@@ -74,6 +84,13 @@ class Model {
   // is: the caller checks with row_is_finite.
   virtual void logits(std::span<const int32_t> rows, Workspace& workspace, Gang& gang,
                       float* out) const = 0;
+  // The first n_wanted tokens of each row, in rank order and with the logits that logits() gives,
+  // without computing them all. Finds none where that is no shortcut (many tokens are nearly
+  // equal), where the model has none, and where a logit may not be finite. At most
+  // kMaxBatchSequences rows.
+  virtual void first_ranks(std::span<RankedRow> rows, Workspace&, Gang&) const {
+    for (RankedRow& row : rows) row.n_found = 0;
+  }
 };
 
 class Workspace {

@@ -49,6 +49,14 @@ void Candidates::reset(std::span<const float> row) {
   block_max_.clear();
 }
 
+void Candidates::reset(std::span<const Candidate> ranks, std::span<const int32_t> banned) {
+  reset({});
+  for (const Candidate& rank : ranks) {
+    if (std::find(banned.begin(), banned.end(), rank.id) == banned.end()) ranked_.push_back(rank);
+  }
+  n_kept_ = ranked_.size();
+}
+
 void Candidates::keep_first(size_t n) { n_kept_ = std::clamp<size_t>(n, 1, n_kept_); }
 
 const Candidate& Candidates::ranked(size_t rank) {

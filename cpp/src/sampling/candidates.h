@@ -1,5 +1,4 @@
-// The tokens still in the running for one choice, in the one order of all sampling: logit
-// descending, then id ascending.
+// The tokens still in the running for one choice, in the order of ranks_before().
 #pragma once
 
 #include <cstddef>
@@ -7,16 +6,11 @@
 #include <span>
 #include <vector>
 
+#include "model/token_logit.h"
+
 namespace smallmind {
 
-struct Candidate {
-  float logit = 0;
-  int32_t id = 0;
-};
-
-inline bool ranks_before(const Candidate& a, const Candidate& b) {
-  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-}
+using Candidate = TokenLogit;
 
 // The sum of exp((logit - max_logit) / temperature) in blocks of 1,024 and lanes of 16, folded in
 // order: the same bits on every instruction set.
@@ -34,6 +28,9 @@ class Candidates {
 
   // All tokens of the row are in the running.
   void reset(std::span<const float> row);
+  // Those of the given first ranks of a row that are not banned are in the running, one at least;
+  // nothing is borrowed.
+  void reset(std::span<const Candidate> ranks, std::span<const int32_t> banned);
 
   size_t size() const { return n_kept_; }  // never 0
   // Keeps the first n in rank order, at least one.

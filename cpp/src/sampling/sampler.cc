@@ -67,6 +67,30 @@ void Sampler::count_recent(std::span<const int32_t> context) {
   n_counted_ = context.size();
 }
 
+int32_t Sampler::draw(Candidates& candidates, size_t position) const {
+  for_each_step<NarrowSteps>([&](auto step) { decltype(step)::narrow(params_, candidates); });
+  return DrawStep::draw(params_, candidates, counter_uniform(seed_, position));
+}
+
+// The steps that narrow come in order, top-k first: what it drops nobody sees.
+size_t Sampler::n_deciding() const {
+  const bool is_greedy = params_.temperature <= 0;
+  bool is_adjusted = params_.logprobs.has_value();
+  for_each_step<AdjustSteps>(
+      [&](auto step) { is_adjusted = is_adjusted || decltype(step)::is_on(params_); });
+  if (is_adjusted || (!is_greedy && params_.top_k == 0)) return 0;
+  return (is_greedy ? 1 : static_cast<size_t>(params_.top_k)) + banned_.size();
+}
+
+Choice Sampler::choose(std::span<const Candidate> ranks, std::span<const int32_t> context,
+                       SamplerScratch& scratch) const {
+  Choice choice;
+  scratch.candidates.reset(ranks, banned_);
+  choice.id = params_.temperature <= 0 ? scratch.candidates.ranked(0).id
+                                       : draw(scratch.candidates, context.size());
+  return choice;
+}
+
 Choice Sampler::choose(std::span<float> row, std::span<const int32_t> context,
                        SamplerScratch& scratch) {
   require_finite(row);
@@ -89,8 +113,7 @@ Choice Sampler::choose(std::span<float> row, std::span<const int32_t> context,
     Candidates& candidates = scratch.candidates;
     candidates.reset(row);
     require_choice(candidates.ranked(0).logit);
-    for_each_step<NarrowSteps>([&](auto step) { decltype(step)::narrow(params_, candidates); });
-    choice.id = DrawStep::draw(params_, candidates, counter_uniform(seed_, context.size()));
+    choice.id = draw(candidates, context.size());
   }
   if (choice.logprob) {
     choice.logprob->logprob =

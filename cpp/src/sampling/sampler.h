@@ -43,8 +43,16 @@ class Sampler {
   // NO_TOKEN_LEFT when every token is banned.
   Choice choose(std::span<float> row, std::span<const int32_t> context, SamplerScratch& scratch);
 
+  // So many of a row's first ranks decide the choice, whatever the others; 0: all do.
+  size_t n_deciding() const;
+  // The same choice as from the whole row, from its first n_deciding() ranks or more.
+  // REQUIRES: n_deciding() > 0, all of the row is finite.
+  Choice choose(std::span<const Candidate> ranks, std::span<const int32_t> context,
+                SamplerScratch& scratch) const;
+
  private:
   static size_t counted_tokens(const SamplingParams& params);
+  int32_t draw(Candidates& candidates, size_t position) const;
   void count_recent(std::span<const int32_t> context);
 
   const SamplingParams& params_;

@@ -55,5 +55,22 @@ TEST(ScanTest, FindsTheFirstOfTheHighest) {
   }
 }
 
+TEST(ScanTest, FindsTheHighestOfEverySixteen) {
+  for (const Kernels* isa : available_kernels()) {
+    for (const size_t n : {1, 15, 16, 17, 48, 1000}) {
+      std::vector<float> row = random_row(n, static_cast<unsigned>(n));
+      if (n > 20) std::fill_n(row.begin() + 16, 5, -kInfinity);
+      std::vector<float> out((n + 15) / 16 + 1, 0.5f);
+      isa->maxima(row.data(), n, out.data());
+      EXPECT_EQ(out.back(), 0.5f);
+      for (size_t i = 0; i < n; i += 16) {
+        const auto begin = row.begin() + static_cast<std::ptrdiff_t>(i);
+        const auto end = begin + static_cast<std::ptrdiff_t>(std::min<size_t>(16, n - i));
+        EXPECT_EQ(out[i / 16], *std::max_element(begin, end)) << isa->name << " " << n;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace smallmind

@@ -1,0 +1,71 @@
+// The lengths of rows of weights.
+#pragma once
+
+#include "kernels/matmul.h"
+
+namespace smallmind::kernel {
+
+// The squares of the codes of groups [kFirst, kLast) of a block, summed for each row: a dot with 1
+// for one column and 0 for the others is that column's code, with its zero point taken off. (Every
+// group goes in as the last of a block, whose step completes a dot whatever came before.)
+template <class S, class F>
+inline typename S::Row sum_of_squares(const WeightBlock<S, F>& w, size_t first, size_t last) {
+  constexpr int32_t kMinusSum = -1;
+  auto sum = S::row_set1(0.0f);
+  for (size_t g = first; g < last; ++g) {
+    for (size_t column = 28; column < 32; ++column) {
+      int8_t inputs[quant::kBlockColumns] = {};
+      inputs[column] = 1;
+      auto dot = start_dot<S, F>(&kMinusSum);
+      S::template dot_add<F::kCodeBits, F::kSigned, 7>(dot, w.codes.group[g],
+                                                       S::load_inputs(inputs));
+      const auto code = S::dot_to_row(dot);
+      sum = S::fma(code, code, sum);
+    }
+  }
+  return sum;
+}
+
+// The largest norm among the rows of a panel, rounded up; infinite where one is not finite.
+template <class S, class F>
+float panel_norm(const std::byte* panel, size_t n_columns) {
+  constexpr float kRoundingUp = 1.0f + 0x1p-10f;  // the sum of squares is exact to k 2^-24
+  const size_t n_blocks = n_columns / quant::kBlockColumns;
+  float most = 0.0f;
+  for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
+    auto squares = S::row_set1(0.0f);
+    const std::byte* chunk = panel;
+    for (size_t first = 0; first < n_blocks; first += quant::kChunkUnits) {
+      const size_t left = n_blocks - first;
+      const size_t n = left < quant::kChunkUnits ? left : quant::kChunkUnits;
+      for (size_t b = 0; b < n; ++b) {
+        const WeightBlock<S, F> block(chunk, n, b, row);
+        constexpr size_t kGroups = quant::kGroups / F::kScalesPerBlock;
+        for (size_t i = 0; i < F::kScalesPerBlock; ++i)
+          squares = S::fma(sum_of_squares<S, F>(block, i * kGroups, (i + 1) * kGroups),
+                           S::mul(block.scale[i], block.scale[i]), squares);
+      }
+      chunk += quant::kChunkStride<F>;
+    }
+    float rows[S::kRows];
+    S::store_row(rows, squares);
+    for (const float x : rows) {
+      if (!(x < __builtin_inff())) return __builtin_inff();
+      most = x > most ? x : most;
+    }
+  }
+  return __builtin_sqrtf(most) * kRoundingUp;
+}
+
+template <class S>
+void panel_norms(const PackedMatrix& w, size_t first_panel, size_t n_panels, float* out) {
+  quant::Formats::visit(w.type, [&]<class F>() {
+    for (size_t p = 0; p < n_panels; ++p) {
+      out[p] = __builtin_inff();
+      if constexpr (requires { requires !F::kHasMin; })
+        out[p] = panel_norm<S, F>(w.panels + (first_panel + p) * w.panel_bytes, w.n_columns);
+    }
+  });
+}
+
+}  // namespace smallmind::kernel

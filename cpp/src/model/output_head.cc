@@ -1,0 +1,230 @@
+#include "model/output_head.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <utility>
+
+#include "model/panel_shares.h"
+#include "quant/panel.h"
+
+namespace smallmind {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kWantedError = 2.0;     // of a logit: few tokens are so near to the best ones
+constexpr size_t kBlocksOfAFineOne = 4;  // at least
+constexpr size_t kBlockPanels = 16;      // of a maximum of maxima
+constexpr size_t kNormPanels = 512;      // an item of the gang
+constexpr size_t kMostFound = 1024;      // tokens that may reach the bound
+constexpr float kUnderflow = 0x1p-100f;  // more than what becomes subnormal on the way can add
+
+size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+size_t bounds_of_a_row(size_t n_panels) {
+  return round_up(n_panels, kBlockPanels) + round_up(n_panels, kBlockPanels) / kBlockPanels;
+}
+
+// The inputs of token i alone.
+Activations token_of(Activations a, size_t i) {
+  const size_t n_blocks = a.n_columns / quant::kBlockColumns;
+  a.values += i * a.n_columns;
+  a.codes += i * a.n_columns;
+  a.scales += i * n_blocks;
+  a.scaled_sums += i * n_blocks;
+  a.minus_half_sums += 2 * i * n_blocks;
+  a.minus_sums += i * n_blocks;
+  a.low_codes += i * a.n_columns;
+  a.low_minus_half_sums += 2 * i * n_blocks;
+  a.low_minus_sums += i * n_blocks;
+  return a;
+}
+
+// The squared norm of one block.
+double square_of(float scale, const int8_t* codes) {
+  int32_t sum = 0;
+  for (size_t c = 0; c < quant::kBlockColumns; ++c) sum += int32_t{codes[c]} * codes[c];
+  return static_cast<double>(scale) * static_cast<double>(scale) * sum;
+}
+
+// Of values in blocks of 16 with their maxima, the n-th highest. REQUIRES: there are as many.
+float nth_highest(std::span<const float> values, const float* block_maxima, size_t n) {
+  std::array<float, kMaxRanks> storage;
+  storage.fill(-kInfinity);
+  const auto heap = std::span(storage).first(n);  // the n highest so far, the lowest of them first
+  for (size_t block = 0; block * kBlockPanels < values.size(); ++block) {
+    if (block_maxima[block] <= heap[0]) continue;
+    const size_t end = std::min((block + 1) * kBlockPanels, values.size());
+    for (size_t i = block * kBlockPanels; i < end; ++i) {
+      if (values[i] <= heap[0]) continue;
+      std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+      heap.back() = values[i];
+      std::push_heap(heap.begin(), heap.end(), std::greater<>());
+    }
+  }
+  return heap[0];
+}
+
+}  // namespace
+
+HeadWorkspace::HeadWorkspace(size_t n_vocab, size_t n_embd)
+    : maxima(kMaxBatchSequences * bounds_of_a_row((n_vocab + 15) / 16)),
+      scales(kMaxBatchSequences * (n_embd / quant::kBlockColumns)),
+      lower_squares(n_embd / quant::kBlockColumns),
+      is_fine(n_embd / quant::kBlockColumns) {}
+
+size_t HeadWorkspace::bytes() const {
+  return maxima.bytes() + scales.bytes() + lower_squares.bytes() + is_fine.bytes();
+}
+
+OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, Gang& gang,
+                       std::shared_ptr<MemoryLedger> ledger)
+    : matrix_(matrix), softcap_(softcap) {
+  if (softcap != 0) return;
+  norms_.resize(round_up(matrix.n_panels(), kBlockPanels));
+  gang.for_each((matrix.n_panels() + kNormPanels - 1) / kNormPanels, [&](size_t item, int) {
+    const size_t first = item * kNormPanels;
+    kernels().panel_norms(matrix, first, std::min(kNormPanels, matrix.n_panels() - first),
+                          norms_.data() + first);
+  });
+  longest_ = *std::max_element(norms_.begin(), norms_.end());
+  if (longest_ == kInfinity) norms_ = {};
+  charge_ =
+      MemoryCharge(std::move(ledger), MemoryCategory::kWeights, norms_.capacity() * sizeof(float));
+}
+
+PackedMatrix OutputHead::panel(size_t p) const {
+  PackedMatrix one = matrix_;
+  one.panels += p * matrix_.panel_bytes;
+  one.n_rows = std::min(quant::kPanelRows, matrix_.n_rows - p * quant::kPanelRows);
+  return one;
+}
+
+// The final norm of a token's hidden state, as the i-th input of the product. Two planes of codes:
+// the last product's error goes into the logits undamped.
+void OutputHead::prepare(const Step& step, size_t i, int32_t row) const {
+  const Config& c = step.config;
+  const float* hidden = step.ws.hidden.data() + static_cast<size_t>(row) * c.n_embd;
+  kernels().rms_norm(hidden, step.weights.output_norm.data(), c.n_embd, c.norm_eps,
+                     step.ws.normed.row(i));
+  if (c.n_embd % quant::kBlockColumns == 0)
+    kernels().quantize_fine(step.ws.normed_fine.view(), i, 1);
+}
+
+void OutputHead::logits(const Step& step, std::span<const int32_t> rows, float* out) const {
+  const Kernels& kernel = kernels();
+  for (size_t i = 0; i < rows.size(); ++i) prepare(step, i, rows[i]);
+  PanelShares shares(matrix_.n_panels(), matrix_.n_columns, rows.size(), step.gang.n_threads());
+  shares.for_each(step.gang, [&](size_t first, size_t n) {
+    kernel.matmul(matrix_, first, n, step.ws.normed_fine.view(), rows.size(), out, matrix_.n_rows);
+    if (softcap_ == 0) return;
+    const size_t row = first * 16, n_rows = std::min(n * 16, matrix_.n_rows - row);
+    for (size_t i = 0; i < rows.size(); ++i)
+      kernel.softcap(out + i * matrix_.n_rows + row, softcap_, n_rows);
+  });
+}
+
+void OutputHead::first_ranks(const Step& step, std::span<RankedRow> rows) const {
+  for (RankedRow& row : rows) row.n_found = 0;
+  if (norms_.empty() || rows.empty()) return;
+  for (size_t i = 0; i < rows.size(); ++i) prepare(step, i, rows[i].row);
+  choose_fine_blocks(step, rows.size());
+  const HeadWorkspace& ws = step.ws.head;
+  Activations inputs = step.ws.normed_fine.view();
+  inputs.scales = ws.scales.data();
+  PanelShares shares(matrix_.n_panels(), matrix_.n_columns, rows.size(), step.gang.n_threads());
+  shares.for_each(step.gang, [&](size_t first, size_t n) {
+    kernels().coarse_maxima(matrix_, first, n, inputs, ws.is_fine.data(), rows.size(),
+                            ws.maxima.data(), bounds_of_a_row(matrix_.n_panels()));
+  });
+  step.gang.for_each(rows.size(), [&](size_t i, int) { find(step, i, rows[i]); });
+}
+
+// Chooses the blocks of columns in which the lower planes of the rows hold most, as many as it
+// takes for a small error of the others, and sets the scales.
+void OutputHead::choose_fine_blocks(const Step& step, size_t n_rows) const {
+  const HeadWorkspace& ws = step.ws.head;
+  const Activations& a = step.ws.normed_fine.view();
+  const size_t n_blocks = a.n_columns / quant::kBlockColumns;
+  std::fill_n(ws.lower_squares.data(), n_blocks, 0.0);
+  std::fill_n(ws.is_fine.data(), n_blocks, false);
+  double left = 0;
+  for (size_t at = 0; at < n_rows * n_blocks; ++at) {
+    const double square = square_of(a.scales[at], a.low_codes + at * quant::kBlockColumns);
+    ws.lower_squares[at % n_blocks] += square;
+    left += square;
+  }
+  const double wanted = kWantedError / static_cast<double>(longest_);
+  const double enough = static_cast<double>(n_rows) * wanted * wanted;
+  for (size_t n = n_blocks / kBlocksOfAFineOne; n > 0 && left > enough; --n) {
+    double* const most =
+        std::max_element(ws.lower_squares.data(), ws.lower_squares.data() + n_blocks);
+    ws.is_fine[static_cast<size_t>(most - ws.lower_squares.data())] = true;
+    left -= std::exchange(*most, -1.0);
+  }
+  for (size_t at = 0; at < n_rows * n_blocks; ++at)
+    ws.scales[at] = ws.is_fine[at % n_blocks] ? a.scales[at] : 128 * a.scales[at];
+}
+
+// By how much a coarse logit of row i may be off where its weights have norm 1; infinite where a
+// logit may not be finite.
+float OutputHead::error_of(const Step& step, size_t i) const {
+  const Activations inputs = token_of(step.ws.normed_fine.view(), i);
+  double upper = 0, lower = 0, left_out = 0;  // squares
+  for (size_t b = 0; b < inputs.n_columns / quant::kBlockColumns; ++b) {
+    const double square = square_of(inputs.scales[b], inputs.low_codes + b * quant::kBlockColumns);
+    upper += square_of(128 * inputs.scales[b], inputs.codes + b * quant::kBlockColumns);
+    lower += square;
+    if (!step.ws.head.is_fine[b]) left_out += square;
+  }
+  const double size = std::sqrt(upper) + std::sqrt(lower);  // at least |x|, and |y|
+  // The roundings of either sum: one for each product of a code and a scale, at most one in 16
+  // columns, two for the factors of each, and three of the bounds made from it. The last factor
+  // covers what is of order u^2, and the roundings here.
+  const double k = static_cast<double>(matrix_.n_columns) / 16 + 5;
+  const double error = (std::sqrt(left_out) + 2 * k * 0x1p-24 * size) * (1 + 0x1p-10);
+  const bool is_finite = (size + error) * static_cast<double>(longest_) < 0x1p100;
+  return is_finite ? static_cast<float>(error) : kInfinity;
+}
+
+// Row i, whose coarse maxima are there.
+void OutputHead::find(const Step& step, size_t i, RankedRow& row) const {
+  const float error = error_of(step, i);
+  const size_t n_panels = matrix_.n_panels();
+  if (error == kInfinity || row.n_wanted > n_panels) return;
+  float* const lower = step.ws.head.maxima.data() + i * bounds_of_a_row(n_panels);
+  const auto off = [&](float norm) { return error * norm + kUnderflow; };
+  for (size_t p = 0; p < n_panels; ++p) lower[p] -= off(norms_[p]);
+  float* const highest = lower + round_up(n_panels, kBlockPanels);
+  kernels().maxima(lower, n_panels, highest);
+  const float bound = nth_highest({lower, n_panels}, highest, row.n_wanted);
+
+  const Activations inputs = token_of(step.ws.normed_fine.view(), i);
+  std::array<TokenLogit, kMostFound> found;
+  size_t n_found = 0, n_computed = 0;
+  const size_t most_computed = n_panels / 4 + 2 * row.n_wanted;
+  for (size_t p = 0; p < n_panels; ++p) {
+    if (p % kBlockPanels == 0 && highest[p / kBlockPanels] + 2 * off(longest_) < bound) {
+      p += kBlockPanels - 1;
+      continue;
+    }
+    if (lower[p] + 2 * off(norms_[p]) < bound) continue;
+    if (++n_computed > most_computed) return;
+    std::array<float, quant::kPanelRows> exact;
+    const PackedMatrix rows = panel(p);
+    kernels().matmul(rows, 0, 1, inputs, 1, exact.data(), exact.size());
+    for (size_t r = 0; r < rows.n_rows; ++r) {
+      if (exact[r] < bound) continue;
+      if (n_found == kMostFound) return;
+      found[n_found++] = {exact[r], static_cast<int32_t>(p * quant::kPanelRows + r)};
+    }
+  }
+  std::partial_sort(found.begin(), found.begin() + row.n_wanted, found.begin() + n_found,
+                    ranks_before);
+  std::copy_n(found.begin(), row.n_wanted, row.ranks);
+  row.n_found = row.n_wanted;
+}
+
+}  // namespace smallmind

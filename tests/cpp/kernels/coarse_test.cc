@@ -1,0 +1,103 @@
+// Coarse products and the lengths of rows, on every instruction set, against matmul and plain
+// arithmetic.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "activation_buffer.h"
+#include "isa_list.h"
+#include "random_matrix.h"
+
+namespace smallmind {
+namespace {
+
+constexpr size_t kRows = 37;  // two panels and a part
+
+class CoarseTest : public testing::TestWithParam<gguf::TensorType> {
+ protected:
+  static constexpr size_t kColumns = 512;
+};
+
+INSTANTIATE_TEST_SUITE_P(Formats, CoarseTest, testing::ValuesIn(all_formats()));
+
+TEST_P(CoarseTest, LengthsOfRowsAreRoundedUpALittle) {
+  std::mt19937 rng(1);
+  const RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
+  for (const Kernels* isa : available_kernels()) {
+    std::vector<float> norms(3);
+    isa->panel_norms(matrix.view(), 0, 3, norms.data());
+    for (size_t p = 0; p < 3; ++p) {
+      if (!is_code_times_scale(GetParam())) {
+        EXPECT_EQ(norms[p], std::numeric_limits<float>::infinity()) << isa->name;
+        continue;
+      }
+      double longest = 0;
+      for (size_t row = p * 16; row < std::min(kRows, p * 16 + 16); ++row) {
+        double squares = 0;
+        for (const float x : matrix.row(row)) squares += double{x} * double{x};
+        longest = std::max(longest, std::sqrt(squares));
+      }
+      EXPECT_GE(norms[p], longest) << isa->name;
+      EXPECT_LE(norms[p], longest * 1.002) << isa->name;
+    }
+  }
+}
+
+TEST_P(CoarseTest, ARowThatIsNotFiniteHasNoLength) {
+  if (!is_code_times_scale(GetParam())) return;
+  std::mt19937 rng(2);
+  for (const uint16_t bad : {0x7c00, 0xfc00, 0x7e00}) {
+    RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
+    matrix.set_last_scale(20, bad);
+    for (const Kernels* isa : available_kernels()) {
+      std::vector<float> norms(3);
+      isa->panel_norms(matrix.view(), 0, 3, norms.data());
+      EXPECT_TRUE(std::isfinite(norms[0]) && std::isfinite(norms[2])) << isa->name;
+      EXPECT_EQ(norms[1], std::numeric_limits<float>::infinity()) << isa->name;
+    }
+  }
+}
+
+// All blocks fine: matmul's two planes. None: its one plane.
+TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
+  if (!is_code_times_scale(GetParam())) return;
+  std::mt19937 rng(3);
+  const RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
+  std::normal_distribution<float> draw;
+  for (const Kernels* isa : available_kernels()) {
+    for (const size_t n_tokens : {1, 3, 16, 33, 64}) {
+      ActivationBuffer buffer(n_tokens, kColumns);
+      Activations a = buffer.view(true);
+      for (size_t i = 0; i < n_tokens * kColumns; ++i) a.values[i] = draw(rng);
+      isa->quantize_fine(a, 0, n_tokens);
+      for (const bool fine : {false, true}) {
+        const auto is_fine = std::make_unique<bool[]>(kColumns / 32);
+        std::fill_n(is_fine.get(), kColumns / 32, fine);
+        std::vector<float> all(n_tokens * kRows), out(n_tokens * 5, -1.0f);
+        isa->coarse_maxima(matrix.view(), 0, 3, a, is_fine.get(), n_tokens, out.data() + 1, 5);
+        Activations planes = a;
+        if (!fine) planes.low_codes = nullptr;
+        isa->matmul(matrix.view(), 0, 3, planes, n_tokens, all.data(), kRows);
+        for (size_t t = 0; t < n_tokens; ++t) {
+          EXPECT_EQ(out[t * 5], -1.0f);
+          for (size_t p = 0; p < 3; ++p) {
+            const auto row = all.begin() + static_cast<std::ptrdiff_t>(t * kRows);
+            const auto last = row + static_cast<std::ptrdiff_t>(std::min(kRows, p * 16 + 16));
+            const float want = *std::max_element(row + static_cast<std::ptrdiff_t>(p * 16), last);
+            ASSERT_EQ(std::bit_cast<uint32_t>(out[t * 5 + 1 + p]), std::bit_cast<uint32_t>(want))
+                << isa->name << " token " << t << " of " << n_tokens << " panel " << p;
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace smallmind
