@@ -25,32 +25,28 @@ struct Place {
   }
 };
 
-using FourWords = uint32_t __attribute__((vector_size(16)));
+using TwoPairs = uint64_t __attribute__((vector_size(16)));
 
-// Four rows of four words become four lines with a word of each row, as a transposed matrix.
-void interleave_four(const std::byte* rows, size_t row_bytes, std::byte* lines) {
-  const auto a = load_as<FourWords>(rows), b = load_as<FourWords>(rows + row_bytes);
-  const auto c = load_as<FourWords>(rows + 2 * row_bytes);
-  const auto d = load_as<FourWords>(rows + 3 * row_bytes);
-  const FourWords ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-  const FourWords cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-  const FourWords ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const FourWords cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  store_as(lines, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
-  store_as(lines + kGroupBytes, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
-  store_as(lines + 2 * kGroupBytes, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
-  store_as(lines + 3 * kGroupBytes, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+// Two rows of four words become four lines with a word of each row.
+void interleave_two(const std::byte* rows, size_t row_bytes, std::byte* lines) {
+  constexpr uint64_t kFirstWord = 0xffffffffu;
+  const auto a = load_as<TwoPairs>(rows), b = load_as<TwoPairs>(rows + row_bytes);
+  const TwoPairs even = (a & kFirstWord) | b << 32, odd = a >> 32 | (b & ~kFirstWord);
+  store_as<uint64_t>(lines, even[0]);
+  store_as<uint64_t>(lines + kGroupBytes, odd[0]);
+  store_as<uint64_t>(lines + 2 * kGroupBytes, even[1]);
+  store_as<uint64_t>(lines + 3 * kGroupBytes, odd[1]);
 }
 
 // The codes of one block of all rows into its lines: four bytes of every row a line.
 template <size_t kLines>
 void pack_codes(const std::byte* codes, size_t n_rows, size_t row_bytes, std::byte* lines) {
   size_t row = 0;
-  for (; row + 4 <= n_rows; row += 4) {
+  for (; row + 2 <= n_rows; row += 2) {
     for (size_t l = 0; l < kLines; l += 4)
-      interleave_four(codes + row * row_bytes + 4 * l, row_bytes, lines + group_offset(l, row));
+      interleave_two(codes + row * row_bytes + 4 * l, row_bytes, lines + group_offset(l, row));
   }
-  for (; row < n_rows; ++row) {
+  if (row < n_rows) {
     for (size_t l = 0; l < kLines; ++l)
       std::memcpy(lines + group_offset(l, row), codes + row * row_bytes + 4 * l, 4);
   }
