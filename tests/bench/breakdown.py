@@ -29,14 +29,14 @@ FREQUENCY = 1_999
 COMPUTE_THREADS = ("smallmind-loop", "smallmind-gang")
 TAKEN, IDLE = "taken by other processes", "idle"
 # Of products, the weights' format is the part; of the others, the first that matches has it.
-PRODUCT = re.compile(r"kernel::\w+<smallmind::simd::\w+, smallmind::quant::(\w+)(, true)?")
+PRODUCT = re.compile(r"kernel::(\w+)<smallmind::simd::\w+, smallmind::quant::(\w+)(, true)?")
 PARTS = (
     ("attention", r"kernel::(attend|attention|softmax|fold_|exp<|tanh<)|::attend\b"),
     ("writing keys and values", r"kernel::(store_|round_bf16)"),
     ("quantising inputs", r"kernel::quantize"),
     ("norms, activations, rope", r"kernel::(rms_norm|gated|add<|scale<|softcap|rope)|sin_cos"),
     ("sampling", r"kernel::(all_finite|highest)|Sampler|Candidates|sum_of_exponentials"),
-    ("products, beside the panels", r"kernel::matmul|PanelShares|dequantize_row"),
+    ("products, beside the panels", r"kernel::(matmul|coarse)|PanelShares|dequantize_row"),
     ("fresh memory", r"clear_page|memset|page_fault|anonymous_page|handle_mm_fault|unmap_page"),
     ("hand-over between threads", r"Gang|yield|futex|sched|task_switch|spin_unlock_irq"),
     ("plan, publish, text", r"smallmind::"),
@@ -52,7 +52,10 @@ KINDS = {  # sessions at once, tokens of a prompt, tokens generated
 def part_of(symbol: str) -> str:
     product = PRODUCT.search(symbol)
     if product is not None:
-        return f"weights {product[1]}{', two planes' if product[2] else ''}"
+        name, weights, fine = product.groups()
+        # A coarse pass finds where the exact logits are worth computing.
+        how = ", coarse" if name.startswith("coarse") else ", two planes" if fine else ""
+        return f"weights {weights}{how}"
     found = (name for name, pattern in PARTS if re.search(pattern, symbol))
     return next(found, "the system and the rest")
 

@@ -11,9 +11,11 @@
 namespace smallmind::bench {
 
 // Sums in flight: enough to hide the latency, and no more than there are registers. (Avx2 begins a
-// partial sum with each block: its blocks overlap by themselves.)
+// partial sum beside the dot's own with each block: its blocks overlap by themselves.)
 template <class S>
-inline constexpr size_t kDots = S::kRows == 16 ? 12 : 1;
+inline constexpr size_t kDots = S::kRows == 16                  ? 12
+                                : sizeof(typename S::Dot) == 32 ? 8
+                                                                : 1;
 template <class S>
 inline constexpr size_t kPairDots = S::kRows == 16 ? 8 : 4;
 inline constexpr size_t kFmas = 8;

@@ -41,8 +41,12 @@ class Sequence {
         std::span<const int32_t>(ids_).subspan(static_cast<size_t>(first), static_cast<size_t>(n));
     const SequenceSlice slice{ids, first, full_, window_};
     model_.forward({&slice, 1}, *workspace_, gang_, nullptr);
-    const auto last = static_cast<int32_t>(n - 1);
-    model_.logits({&last, 1}, *workspace_, gang_, logits_.data());
+    // As the engine does for a greedy choice.
+    TokenLogit best;
+    RankedRow row{static_cast<int32_t>(n - 1), 1, &best};
+    model_.first_ranks({&row, 1}, *workspace_, gang_);
+    if (row.n_found == 1) return best.id;
+    model_.logits({&row.row, 1}, *workspace_, gang_, logits_.data());
     return sampler_.choose(logits_, ids, scratch_).id;
   }
 

@@ -71,6 +71,7 @@ def test_symbols_find_their_part() -> None:
     for symbol, part in {
         f"{tile}Q4_1, false, 32ul, true>": "weights Q4_1",
         f"{tile}Q8_0, true, 32ul, true>": "weights Q8_0, two planes",
+        f"smallmind::kernel::coarse_tile<{simd}, smallmind::quant::Q8_0>": "weights Q8_0, coarse",
         f"smallmind::kernel::float_tile<{simd}, smallmind::quant::F16, 8ul, true>": "weights F16",
         f"smallmind::kernel::attend_block<{simd}Bf16, 4ul>": "attention",
         f"smallmind::kernel::quantize_fine<{simd}>": "quantising inputs",
