@@ -135,6 +135,9 @@ struct Kernels {
   bool (*all_finite)(const float* x, size_t n);
   // The first index of the highest value. REQUIRES: n > 0, no NaN.
   size_t (*highest)(const float* x, size_t n);
+  // The sum of exp((x - max) / temperature) in double, in blocks of 1,024 and lanes of 16, folded
+  // in order. REQUIRES: x <= max, -infinity included; temperature > 0.
+  double (*sum_of_exponentials)(const float* x, size_t n, float max, double temperature);
   // out[i] = the highest of x[16 i ... 16 i + 15], the last of what is left. REQUIRES: no NaN.
   void (*maxima)(const float* x, size_t n, float* out);
   // out[i] = the Euclidean norm of the longest row of panel first_panel + i, rounded up; infinite

@@ -3,6 +3,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/coarse.h"
+#include "kernels/exponentials.h"
 #include "kernels/kv_pages.h"
 #include "kernels/matmul.h"
 #include "kernels/panel_norms.h"
@@ -32,6 +33,7 @@ constexpr Kernels make_table(const char* name) {
           fold_parts<S>,
           all_finite<S>,
           highest<S>,
+          sum_of_exponentials<S>,
           maxima<S>,
           panel_norms<S>};
 }

@@ -1,40 +1,17 @@
 #include "sampling/candidates.h"
 
 #include <algorithm>
-#include <array>
 #include <functional>
 
-#include "base/math.h"
+#include "kernels/kernels.h"
 
 namespace smallmind {
 namespace {
 
-constexpr size_t kSumBlock = 1024;
-constexpr size_t kLanes = 16;
 constexpr size_t kMaxBlock = 256;
 constexpr size_t kFirstRanks = 64;
 
-double sum_block(std::span<const float> logits, float max_logit, double temperature) {
-  std::array<double, kLanes> lanes{};
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const double distance = static_cast<double>(logits[i]) - static_cast<double>(max_logit);
-    lanes[i % kLanes] += exp_portable(distance / temperature);
-  }
-  double sum = 0;
-  for (double lane : lanes) sum += lane;
-  return sum;
-}
-
 }  // namespace
-
-double sum_of_exponentials(std::span<const float> logits, float max_logit, double temperature) {
-  double sum = 0;
-  for (size_t begin = 0; begin < logits.size(); begin += kSumBlock) {
-    sum += sum_block(logits.subspan(begin, std::min(kSumBlock, logits.size() - begin)), max_logit,
-                     temperature);
-  }
-  return sum;
-}
 
 Candidates::Candidates(size_t n_vocab) {
   ranked_.reserve(n_vocab);
@@ -66,11 +43,14 @@ const Candidate& Candidates::ranked(size_t rank) {
 
 double Candidates::mass(double temperature) {
   const float best = ranked(0).logit;
-  if (n_kept_ == row_.size()) return sum_of_exponentials(row_, best, temperature);
-  rank_at_least(n_kept_);
-  scratch_.clear();
-  for (size_t i = 0; i < n_kept_; ++i) scratch_.push_back(ranked_[i].logit);
-  return sum_of_exponentials(scratch_, best, temperature);
+  std::span<const float> kept = row_;
+  if (n_kept_ != row_.size()) {
+    rank_at_least(n_kept_);
+    scratch_.clear();
+    for (size_t i = 0; i < n_kept_; ++i) scratch_.push_back(ranked_[i].logit);
+    kept = scratch_;
+  }
+  return kernels().sum_of_exponentials(kept.data(), kept.size(), best, temperature);
 }
 
 // Grows the ranked prefix by factors, so that a walk of n ranks costs O(row * log n) at most.

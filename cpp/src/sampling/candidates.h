@@ -12,10 +12,6 @@ namespace smallmind {
 
 using Candidate = TokenLogit;
 
-// The sum of exp((logit - max_logit) / temperature) in blocks of 1,024 and lanes of 16, folded in
-// order: the same bits on every instruction set.
-double sum_of_exponentials(std::span<const float> logits, float max_logit, double temperature);
-
 // One thread at a time; meant to be reused, since it keeps its buffers. The row is borrowed from
 // reset() to the next reset(). Ranks are found lazily and by partial selection: the vocabulary is
 // never sorted as a whole unless a caller asks for its last rank.

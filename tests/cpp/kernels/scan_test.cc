@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <random>
 #include <vector>
 
+#include "base/math.h"
 #include "isa_list.h"
 
 namespace smallmind {
@@ -67,6 +69,38 @@ TEST(ScanTest, FindsTheHighestOfEverySixteen) {
         const auto begin = row.begin() + static_cast<std::ptrdiff_t>(i);
         const auto end = begin + static_cast<std::ptrdiff_t>(std::min<size_t>(16, n - i));
         EXPECT_EQ(out[i / 16], *std::max_element(begin, end)) << isa->name << " " << n;
+      }
+    }
+  }
+}
+
+// The sum written out: blocks of 1,024, lanes of 16.
+double plain_sum(const std::vector<float>& row, float max, double temperature) {
+  double sum = 0;
+  for (size_t begin = 0; begin < row.size(); begin += 1024) {
+    double lanes[16] = {};
+    for (size_t i = begin; i < std::min(begin + 1024, row.size()); ++i)
+      lanes[i % 16] += exp_portable((double{row[i]} - double{max}) / temperature);
+    double block = 0;
+    for (const double lane : lanes) block += lane;
+    sum += block;
+  }
+  return sum;
+}
+
+// With banned tokens, and distances on both sides of what a double can hold.
+TEST(ScanTest, SumsExponentialsBitForBitInTheFrozenOrder) {
+  for (const size_t n : {1, 16, 17, 1023, 1024, 1030, 5000}) {
+    std::vector<float> row = random_row(n, static_cast<unsigned>(n));
+    row[n / 3] = -kInfinity;
+    const float max = row[n / 2] = 63.0f;
+    for (const double temperature : {0.8, 1.0, 100.0, 0.17, 1e-9, 5e-324}) {
+      const double want = plain_sum(row, max, temperature);
+      EXPECT_GE(want, 1.0);
+      for (const Kernels* isa : available_kernels()) {
+        const double got = isa->sum_of_exponentials(row.data(), n, max, temperature);
+        EXPECT_EQ(std::bit_cast<uint64_t>(got), std::bit_cast<uint64_t>(want))
+            << isa->name << " " << n << " at " << temperature;
       }
     }
   }

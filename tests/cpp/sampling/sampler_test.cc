@@ -136,6 +136,39 @@ TEST(SamplerTest, RanksAreTheFullSortWhateverIsAsked) {
   }
 }
 
+// The first ranks decide as the whole row does; where they cannot, nothing is promised.
+TEST(SamplerTest, ChoosesFromTheDecidingRanksAsFromTheWholeRow) {
+  std::mt19937 random(11);
+  SamplerScratch scratch;
+  int n_decided = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<float> row = random_row(random, 200 + random() % 3000);
+    SamplingParams params;
+    params.temperature = random() % 3 == 0 ? 0 : 0.1 * (1 + random() % 30);
+    params.top_k = random() % 4 == 0 ? 0 : 1 + random() % 60;
+    params.top_p = random() % 3 == 0 ? 1 : 0.01 * (1 + random() % 100);
+    params.min_p = random() % 3 == 0 ? 0 : 0.01 * (random() % 101);
+    if (random() % 8 == 0) params.logprobs = 2;
+    if (random() % 8 == 0) params.repeat_penalty = 1.2;
+    if (random() % 8 == 0) params.logit_bias.emplace_back(3, 1.0);
+    const std::vector<Candidate> all = sorted(row);
+    std::vector<int32_t> banned;
+    for (size_t i = random() % 4; i > 0; --i) banned.push_back(all[random() % 5].id);
+    const std::vector<int32_t> context(random() % 50, 1);
+    Sampler sampler(params, random(), banned);
+    const size_t n = sampler.n_deciding();
+    const bool is_narrow = params.temperature == 0 || params.top_k > 0;
+    const bool is_raw = !params.logprobs && params.repeat_penalty == 1 && params.logit_bias.empty();
+    ASSERT_EQ(n > 0, is_narrow && is_raw);
+    if (n == 0) continue;
+    const auto ranks = std::span(all).first(n + random() % 3);
+    const int32_t chosen = sampler.choose(ranks, context, scratch).id;
+    ASSERT_EQ(chosen, sampler.choose(row, context, scratch).id);
+    ++n_decided;
+  }
+  EXPECT_GT(n_decided, 1000);
+}
+
 // Penalties count a window that slides as the context grows.
 TEST(SamplerTest, PenaltyWindowSlides) {
   std::mt19937 random(4);
