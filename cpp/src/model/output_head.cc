@@ -90,9 +90,8 @@ OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, Gang& gang,
                           norms_.data() + first);
   });
   longest_ = *std::max_element(norms_.begin(), norms_.end());
-  if (longest_ == kInfinity) norms_ = {};
-  charge_ =
-      MemoryCharge(std::move(ledger), MemoryCategory::kWeights, norms_.capacity() * sizeof(float));
+  if (longest_ == kInfinity) std::vector<float>().swap(norms_);
+  charge_ = MemoryCharge(std::move(ledger), MemoryCategory::kWeights, bytes());
 }
 
 PackedMatrix OutputHead::panel(size_t p) const {

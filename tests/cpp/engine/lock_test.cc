@@ -33,6 +33,10 @@ class WatchedModel : public FakeModel {
     note_call();
     FakeModel::logits(rows, workspace, gang, out);
   }
+  void first_ranks(std::span<RankedRow> rows, Workspace& workspace, Gang& gang) const override {
+    note_call();
+    FakeModel::first_ranks(rows, workspace, gang);
+  }
 };
 
 class WatchedTokenizer : public FakeTokenizer {
