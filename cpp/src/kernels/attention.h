@@ -7,6 +7,8 @@
 // the near cache while the blocks of the tile pass over it.
 #pragma once
 
+#include <utility>
+
 #include "kernels/kernels.h"
 #include "kernels/kv_pages.h"
 #include "kernels/vector_math.h"
@@ -348,21 +350,30 @@ void attend_block(const AttentionTile& tile, const Piece& piece, size_t q0, Tile
     take_all_values<S, kQueries, false>(tile, piece, s);
 }
 
+// The function of a block of q queries stands at q - 1.
+template <class S>
+struct AttendBlock {
+  using Fn = void (*)(const AttentionTile& tile, const Piece& piece, size_t q0,
+                      TileState<S>& state);
+  Fn of[S::kBlockQueries];
+
+  template <size_t... kBefore>
+  static constexpr AttendBlock make(std::index_sequence<kBefore...>) {
+    return {{attend_block<S, kBefore + 1>...}};
+  }
+};
+
+// In as few blocks as may be, of nearly equal size.
 template <class S>
 void attend_piece(const AttentionTile& tile, const Piece& piece, TileState<S>& state) {
-  size_t q = 0;
-  const size_t n = tile.n_queries;
-  if constexpr (S::kBlockQueries >= 8)
-    for (; q + 8 <= n; q += 8) attend_block<S, 8>(tile, piece, q, state);
-  if constexpr (S::kBlockQueries >= 4) {
-    if (q + 4 <= n) {
-      attend_block<S, 4>(tile, piece, q, state);
-      q += 4;
-    }
-    if (q + 3 == n) return attend_block<S, 3>(tile, piece, q, state);
+  static constexpr auto kBlocks =
+      AttendBlock<S>::make(std::make_index_sequence<S::kBlockQueries>());
+  size_t n_blocks = (tile.n_queries + S::kBlockQueries - 1) / S::kBlockQueries;
+  for (size_t q = 0; n_blocks > 0; --n_blocks) {
+    const size_t n = (tile.n_queries - q + n_blocks - 1) / n_blocks;
+    kBlocks.of[n - 1](tile, piece, q, state);
+    q += n;
   }
-  for (; q + 2 <= n; q += 2) attend_block<S, 2>(tile, piece, q, state);
-  if (q < n) attend_block<S, 1>(tile, piece, q, state);
 }
 
 template <class S>

@@ -11,9 +11,9 @@ namespace smallmind::simd {
 
 struct Avx512 {
   static constexpr size_t kRows = 16;
-  static constexpr size_t kMaxTile = 32;      // tokens a matmul tile
-  static constexpr size_t kFloatTile = 8;     // those of float weights: sums in registers
-  static constexpr size_t kBlockQueries = 8;  // of attention
+  static constexpr size_t kMaxTile = 32;       // tokens a matmul tile
+  static constexpr size_t kFloatTile = 8;      // those of float weights: sums in registers
+  static constexpr size_t kBlockQueries = 10;  // of attention
   static constexpr bool kUnsignedDot =
       true;  // codes enter dots as unsigned bytes: signed ones are offset by 128
 
@@ -42,8 +42,8 @@ struct Avx512 {
       return _mm512_and_si512(_mm512_slli_epi16(x, kTo - kFrom), mask);
   }
 
-  // Dots of a group's codes with its 4 signed bytes of one token. kBits and kSigned as the format's;
-  // kStep is the group.
+  // Dots of a group's codes with its 4 signed bytes of one token. kBits and kSigned as the
+  // format's; kStep is the group.
   static Inputs load_inputs(const int8_t* p) { return p; }
   static Dot dot_start() { return _mm512_setzero_si512(); }
   // minus_sum << kShift

@@ -26,8 +26,9 @@ struct Avx512Bf16 : Avx512 {
   static Vec dot_pairs(Pairs a, Pairs b, Vec acc) { return _mm512_dpbf16_ps(acc, a, b); }
   static void store_elements(Element* p, Vec x) { store_bf16(reinterpret_cast<std::byte*>(p), x); }
 
+  // REQUIRES: no x < 0.
   static Vec store_rounded(Element* p, Vec x) {
-    const __mmask16 kept = _mm512_cmp_ps_mask(abs(x), set1(0x1p-56f), _CMP_NLT_UQ);
+    const __mmask16 kept = _mm512_cmp_ps_mask(x, set1(0x1p-56f), _CMP_NLT_UQ);
     const __m256i rounded = (__m256i)_mm512_maskz_cvtneps_pbh(kept, x);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded);
     return as_floats(shift_left<16>(_mm512_cvtepu16_epi32(rounded)));
