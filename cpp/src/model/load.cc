@@ -32,7 +32,7 @@ class DecoderModel : public Model {
   int64_t window() const override {
     return page_bytes(PageGroup::kWindow) > 0 ? static_cast<int64_t>(config_.window) : 0;
   }
-  uint64_t weight_bytes() const override { return weights_.arena->bytes() + head_.bytes(); }
+  uint64_t weight_bytes() const override { return weights_.arena->bytes(); }
 
   std::unique_ptr<Workspace> make_workspace() const override {
     return std::make_unique<DecoderWorkspace>(config_, weights_, ledger_);

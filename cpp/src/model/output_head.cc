@@ -91,7 +91,8 @@ OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, Gang& gang,
   });
   longest_ = *std::max_element(norms_.begin(), norms_.end());
   if (longest_ == kInfinity) std::vector<float>().swap(norms_);
-  charge_ = MemoryCharge(std::move(ledger), MemoryCategory::kWeights, bytes());
+  charge_ =
+      MemoryCharge(std::move(ledger), MemoryCategory::kWorkspace, norms_.size() * sizeof(float));
 }
 
 PackedMatrix OutputHead::panel(size_t p) const {

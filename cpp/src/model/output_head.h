@@ -38,7 +38,6 @@ class OutputHead {
   OutputHead(const PackedMatrix& matrix, float softcap, Gang& gang,
              std::shared_ptr<MemoryLedger> ledger);
 
-  size_t bytes() const { return norms_.size() * sizeof(float); }  // besides the matrix
   // As Model::logits and Model::first_ranks.
   void logits(const Step& step, std::span<const int32_t> rows, float* out) const;
   void first_ranks(const Step& step, std::span<RankedRow> rows) const;
