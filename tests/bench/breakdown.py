@@ -31,7 +31,7 @@ TAKEN, IDLE = "taken by other processes", "idle"
 # Of products, the weights' format is the part; of the others, the first that matches has it.
 PRODUCT = re.compile(r"kernel::(\w+)<smallmind::simd::\w+, smallmind::quant::(\w+)(, true)?")
 PARTS = (
-    ("attention", r"kernel::(attend|attention|softmax|fold_|exp<|tanh<)|::attend\b"),
+    ("attention", r"kernel::(attend|attention|weigh|softmax|fold_|exp<|tanh<)|::attend\b"),
     ("writing keys and values", r"kernel::(store_|round_bf16)"),
     ("quantising inputs", r"kernel::quantize"),
     ("norms, activations, rope", r"kernel::(rms_norm|gated|add<|scale<|softcap|rope)|sin_cos"),
@@ -39,6 +39,7 @@ PARTS = (
     ("products, beside the panels", r"kernel::(matmul|coarse)|PanelShares|dequantize_row"),
     ("fresh memory", r"clear_page|memset|page_fault|anonymous_page|handle_mm_fault|unmap_page"),
     ("hand-over between threads", r"Gang|yield|futex|sched|task_switch|spin_unlock_irq"),
+    ("other kernels", r"kernel::"),
     ("plan, publish, text", r"smallmind::"),
 )
 KINDS = {  # sessions at once, tokens of a prompt, tokens generated
