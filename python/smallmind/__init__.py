@@ -52,6 +52,17 @@ from .errors import (
     UnsupportedModelError,
 )
 from .params import SamplingParams
+from .results import (
+    ChatResult,
+    EngineInfo,
+    EngineMemory,
+    EngineStatus,
+    GenerationResult,
+    Timings,
+    Token,
+    TokenLogprob,
+    Usage,
+)
 from .session import TextSession
 from .stream import TokenStream
 
@@ -59,15 +70,6 @@ if TYPE_CHECKING:
     from .chat import ChatSession as ChatSession
     from .chat import ChatStream as ChatStream
     from .hub import pull as pull
-    from .results import ChatResult as ChatResult
-    from .results import EngineInfo as EngineInfo
-    from .results import EngineMemory as EngineMemory
-    from .results import EngineStatus as EngineStatus
-    from .results import GenerationResult as GenerationResult
-    from .results import Timings as Timings
-    from .results import Token as Token
-    from .results import TokenLogprob as TokenLogprob
-    from .results import Usage as Usage
 
     __version__: str
 
@@ -119,20 +121,7 @@ __all__ = [
 atexit.register(_core.shut_down)
 
 # Names that cost an import, looked up when they are first used.
-_LATER = {
-    "ChatSession": "chat",
-    "ChatStream": "chat",
-    "pull": "hub",
-    "ChatResult": "results",
-    "EngineInfo": "results",
-    "EngineMemory": "results",
-    "EngineStatus": "results",
-    "GenerationResult": "results",
-    "Timings": "results",
-    "Token": "results",
-    "TokenLogprob": "results",
-    "Usage": "results",
-}
+_LATER = {"ChatSession": "chat", "ChatStream": "chat", "pull": "hub"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,23 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from . import _core
 from .errors import InvalidArgumentError, TemplateError
 from .options import CacheType, OnFull, engine_options, integer, seconds
 from .params import SamplingParams, core_params, spelled_out
 from .progress import Progress, reporting
+from .results import ChatResult, EngineInfo, EngineMemory, EngineStatus, GenerationResult
 from .session import Prompt, TextSession
 from .stream import TokenStream
 from .uncopyable import Uncopyable
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from typing_extensions import Self
 
     from .chat import ChatSession, ChatStream, Message
     from .chat_prompt import Spellings
-    from .results import ChatResult, EngineInfo, EngineMemory, EngineStatus, GenerationResult
     from .template import ChatTemplate
 
 Path = str | bytes | os.PathLike[str]

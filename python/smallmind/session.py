@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from . import _core
 from .params import SamplingParams, core_params, spelled_out
+from .results import GenerationResult
 from .stream import TokenStream
 from .uncopyable import Uncopyable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .results import GenerationResult
 
 Prompt = str | Sequence[int]
 """A text, or token ids that are taken as they are."""

@@ -6,13 +6,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _core
+from .results import Token
 from .uncopyable import Uncopyable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .aio import LoopWaker
-    from .results import Token
 
 
 class TokenStream(_core.Stream, Uncopyable):
