@@ -7,14 +7,12 @@
 namespace smallmind::bindings {
 namespace {
 
-// A class of the package, looked up once and kept for the life of the process.
-py::handle class_of(const char* module, const char* name) {
-  return py::object(py::module_::import(module).attr(name)).release();
+// Looked up once and kept for the life of the process. The package has imported the module: an
+// import here would let other threads run, and one that met the guard of the same static would wait
+// for it with the GIL held.
+py::handle result_class(const char* name) {
+  return py::object(py::module_::import("smallmind.results").attr(name)).release();
 }
-
-py::handle result_class(const char* name) { return class_of("smallmind.results", name); }
-
-py::handle summary_class(const char* name) { return class_of("smallmind.file_summary", name); }
 
 std::string type_name(py::handle value) { return Py_TYPE(value.ptr())->tp_name; }
 
@@ -202,9 +200,10 @@ MemoryObject to_python(const EngineMemory& memory) {
 }
 
 SummaryObject to_python(const FileSummary& summary) {
-  static const py::handle cls = summary_class("FileSummary");
-  static const py::handle key_value_cls = summary_class("KeyValue");
-  static const py::handle tensor_cls = summary_class("TensorSummary");
+  const py::module_ classes = py::module_::import("smallmind.file_summary");  // the first import
+  const py::object cls = classes.attr("FileSummary");
+  const py::object key_value_cls = classes.attr("KeyValue");
+  const py::object tensor_cls = classes.attr("TensorSummary");
   py::tuple metadata(summary.metadata.size());
   for (size_t i = 0; i < summary.metadata.size(); ++i) {
     const auto& entry = summary.metadata[i];
