@@ -3,6 +3,7 @@
 #include "relacy.h"
 
 #define MODEL_PLAIN_ATOMICS  // is_ended_ is written under the lock
+#include "base/tracking_allocator.h"
 #include "model_error.h"
 #include "model_token.h"
 
@@ -23,6 +24,8 @@ struct Waker::State {};
 Waker::~Waker() = default;
 void Waker::note(uint64_t) {}
 void Waker::flush() {}
+void MemoryLedger::add(MemoryCategory, size_t) noexcept {}
+void MemoryLedger::subtract(MemoryCategory, size_t) noexcept {}
 std::string escape(std::string_view text, size_t) { return std::string(text); }
 
 namespace {
