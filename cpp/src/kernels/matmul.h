@@ -162,6 +162,16 @@ void panel_tokens(const PackedMatrix& w, size_t panel, const Activations& a, siz
   }
 }
 
+// What takes the products of two planes of inputs: S, or its own way for signed codes.
+template <class S, class F>
+struct FineSet {
+  using Type = S;
+};
+template <class S, class F>
+requires(F::kSigned&& requires { typename S::SignedFine; }) struct FineSet<S, F> {
+  using Type = typename S::SignedFine;
+};
+
 template <class S>
 void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
             size_t n_tokens, float* out, size_t out_stride) {
@@ -171,10 +181,8 @@ void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Ac
         float_tokens<S, F, S::kFloatTile>(w, p, a, 0, n_tokens, out, out_stride);
       else if (a.low_codes == nullptr)
         panel_tokens<S, F, false>(w, p, a, n_tokens, out, out_stride);
-      else if constexpr (F::kSigned && requires { typename S::SignedFine; })
-        panel_tokens<typename S::SignedFine, F, true>(w, p, a, n_tokens, out, out_stride);
       else
-        panel_tokens<S, F, true>(w, p, a, n_tokens, out, out_stride);
+        panel_tokens<typename FineSet<S, F>::Type, F, true>(w, p, a, n_tokens, out, out_stride);
     }
   });
 }
