@@ -30,16 +30,18 @@ def test_thousands_of_requests_leave_the_process_as_it_was(tmp_path: Path) -> No
     # 2 % of so little.
     model = tiny_model(tmp_path, "llama")
     done = subprocess.run(
-        [sys.executable, str(SUPPORT / "soak_load.py"), str(model), "2MiB", "3000", "1000"],
+        [sys.executable, str(SUPPORT / "soak_load.py"), str(model), "2MiB", "3000", "250"],
         env={**os.environ, "MALLOC_ARENA_MAX": "1"},
         stdout=subprocess.PIPE,
         timeout=120,
         check=True,
     )
     seen = json.loads(done.stdout)
-    status, first, last = seen["status"], seen["samples"][0], seen["samples"][-1]
+    status, first, last = seen["status"], seen["samples"][3], seen["samples"][-1]
     assert last["n_requests"] == 3_000 and seen["n_cancelled"] > 3_000 * CANCELLED * 0.7
-    assert last["resident"] <= 1.02 * first["resident"], seen["samples"]
+    # What leaks is in every later sample; what is in one of them only was in use for a moment.
+    later = min(sample["resident"] for sample in seen["samples"][-4:])
+    assert later <= 1.02 * first["resident"], seen["samples"]
     assert last["n_threads"] == first["n_threads"]
     assert last["n_descriptors"] == first["n_descriptors"]
     assert status["n_sessions"] == status["n_running"] == status["n_queued"] == 0
