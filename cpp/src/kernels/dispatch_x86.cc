@@ -40,25 +40,25 @@ CpuFeatures detect() {
   return found;
 }
 
+// A table with one kernel of its own.
+template <class Kernel>
+Kernels changed(Kernels table, const char* name, Kernel Kernels::*place, Kernel kernel) {
+  table.name = name;
+  table.*place = kernel;
+  return table;
+}
+
 // AVX-512's table with the one kernel that has bfloat16 dots.
 const Kernels& avx512_bf16_table() {
-  static const Kernels table = [] {
-    Kernels t = kKernelsAvx512;
-    t.name = "avx512_bf16";
-    t.attention = kAttentionAvx512Bf16;
-    return t;
-  }();
+  static const Kernels table =
+      changed(kKernelsAvx512, "avx512_bf16", &Kernels::attention, kAttentionAvx512Bf16);
   return table;
 }
 
 // AVX2's table with the products that have byte dots.
 const Kernels& avx2_vnni_table() {
-  static const Kernels table = [] {
-    Kernels t = kKernelsAvx2;
-    t.name = "avx2_vnni";
-    t.matmul = kMatmulAvx2Vnni;
-    return t;
-  }();
+  static const Kernels table =
+      changed(kKernelsAvx2, "avx2_vnni", &Kernels::matmul, kMatmulAvx2Vnni);
   return table;
 }
 
