@@ -13,18 +13,18 @@
 namespace smallmind::kernel {
 
 // One panel times kTokens tokens from `token` on.
-template <class S, class F, size_t kTokens, bool kPrefetch>
+template <class S, class F, size_t kTokens, Fetch kFetch>
 void float_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token, float* out,
                 size_t out_stride) {
   constexpr size_t kStrips = quant::kPanelRows / S::kRows, kColumnBytes = F::chunk_bytes(1);
   const std::byte* bytes = w.panels + panel * w.panel_bytes;
   const float* x = a.values + token * a.n_columns;
-  Prefetcher<S> ahead(bytes + kPrefetchBytes);
+  Prefetcher<S, kFetch> ahead(bytes);
   typename S::Row acc[kStrips][kTokens];
   for (auto& strip : acc)
     for (auto& sum : strip) sum = S::row_set1(0.0f);
   for (size_t c = 0; c < a.n_columns; ++c) {
-    if constexpr (kPrefetch) ahead.advance(kColumnBytes);
+    ahead.advance(kColumnBytes);
     typename S::Row weights[kStrips];
     for (size_t s = 0; s < kStrips; ++s)
       weights[s] = F::template weights<S>(bytes, c, s * S::kRows);
@@ -47,9 +47,9 @@ void float_tokens(const PackedMatrix& w, size_t panel, const Activations& a, siz
                   size_t n_tokens, float* out, size_t out_stride) {
   for (; n_tokens - token >= kTokens; token += kTokens) {
     if (token == 0)
-      float_tile<S, F, kTokens, true>(w, panel, a, token, out, out_stride);
+      float_tile<S, F, kTokens, Fetch::kFirstLevel>(w, panel, a, token, out, out_stride);
     else
-      float_tile<S, F, kTokens, false>(w, panel, a, token, out, out_stride);
+      float_tile<S, F, kTokens, Fetch::kNone>(w, panel, a, token, out, out_stride);
   }
   if constexpr (kTokens > 1)
     float_tokens<S, F, kTokens / 2>(w, panel, a, token, n_tokens, out, out_stride);

@@ -107,59 +107,79 @@ template <class S, class F, bool kFine>
   return acc;
 }
 
-// One strip of rows times n_tokens tokens.
-template <class S, class F, bool kFine, bool kPrefetch>
-[[gnu::always_inline]] inline void integer_tile(const std::byte* panel, size_t row,
-                                                const Activations& a, size_t token, size_t n_tokens,
-                                                typename S::Row* acc) {
-  const size_t n_blocks = a.n_columns / quant::kBlockColumns;
+// fn(block, i) for block i of a strip of rows, in the order of K.
+template <class S, class F, Fetch kFetch, class Fn>
+[[gnu::always_inline]] inline void for_each_block(const std::byte* panel, size_t row,
+                                                  size_t n_blocks, const Fn& fn) {
   constexpr size_t kStride = quant::kChunkStride<F>;
-  Prefetcher<S> ahead(panel + kPrefetchBytes);
+  Prefetcher<S, kFetch> ahead(panel);
   for (size_t first = 0; first < n_blocks; first += quant::kChunkUnits, panel += kStride) {
     const size_t left = n_blocks - first;
     const size_t n = left < quant::kChunkUnits ? left : quant::kChunkUnits;
     for (size_t b = 0; b < n; ++b) {
-      if constexpr (kPrefetch) ahead.advance(kStride / quant::kChunkUnits);
-      const WeightBlock<S, F> block(panel, n, b, row);
-      for (size_t t = 0; t < n_tokens; ++t)
-        acc[t] = add_block<S, F, kFine>(block, a, (token + t) * n_blocks + first + b, acc[t]);
+      ahead.advance(kStride / quant::kChunkUnits);
+      fn(WeightBlock<S, F>(panel, n, b, row), first + b);
     }
   }
 }
 
-// One panel times tokens [token, token + n_tokens), at most kTile. A tile of one token keeps its
-// accumulator in a register.
-template <class S, class F, bool kFine, size_t kTile, bool kPrefetch>
+// Tiles of up to so many tokens have a constant size, so that their accumulators stay in registers.
+inline constexpr size_t kSmallTile = 4;
+template <class S, size_t kTile>
+[[gnu::always_inline]] constexpr size_t tile_size(size_t n_tokens) {
+  return kTile <= kSmallTile && kTile < S::kMaxTile ? kTile : n_tokens;
+}
+
+// fn.operator()<kTile, kFetch>(token, n) for all tokens, in as few tiles as may be and of nearly
+// equal size: n is kTile in a small one, at most kTile in others. Two planes of inputs, which few
+// products have, know no small tiles but that of one token.
+template <class S, bool kFine, class Fn>
+[[gnu::always_inline]] inline void in_tiles(size_t n_tokens, const Fn& fn) {
+  if (n_tokens == 1) return fn.template operator()<1, Fetch::kFirstLevel>(0, 1);
+  if constexpr (!kFine) {
+    if (n_tokens == 2) return fn.template operator()<2, Fetch::kSecondLevel>(0, 2);
+    if (n_tokens == 3) return fn.template operator()<3, Fetch::kSecondLevel>(0, 3);
+    if (n_tokens == 4) return fn.template operator()<4, Fetch::kSecondLevel>(0, 4);
+  }
+  size_t n_tiles = (n_tokens + S::kMaxTile - 1) / S::kMaxTile;
+  for (size_t token = 0; n_tiles > 0; --n_tiles) {
+    const size_t n = (n_tokens - token + n_tiles - 1) / n_tiles;
+    if (token == 0)
+      fn.template operator()<S::kMaxTile, Fetch::kSecondLevel>(token, n);
+    else
+      fn.template operator()<S::kMaxTile, Fetch::kNone>(token, n);
+    token += n;
+  }
+}
+
+// One panel times tokens [token, token + n_tokens).
+template <class S, class F, bool kFine, size_t kTile, Fetch kFetch>
 void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token,
                 size_t n_tokens, float* out, size_t out_stride) {
-  const std::byte* bytes = w.panels + panel * w.panel_bytes;
-  const size_t n = kTile == 1 ? 1 : n_tokens;
+  const size_t n_blocks = a.n_columns / quant::kBlockColumns;
+  const size_t n = tile_size<S, kTile>(n_tokens);
   for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
     const size_t first = panel * quant::kPanelRows + row;
     if (first >= w.n_rows) return;
     typename S::Row acc[kTile];
     for (size_t t = 0; t < n; ++t) acc[t] = S::row_set1(0.0f);
-    integer_tile<S, F, kFine, kPrefetch>(bytes, row, a, token, n, acc);
+    for_each_block<S, F, kFetch>(
+        w.panels + panel * w.panel_bytes, row,
+        n_blocks, [&](const WeightBlock<S, F>& block, size_t i) __attribute__((always_inline)) {
+          for (size_t t = 0; t < n; ++t)
+            acc[t] = add_block<S, F, kFine>(block, a, (token + t) * n_blocks + i, acc[t]);
+        });
     for (size_t t = 0; t < n; ++t)
       store_rows<S>(out + (token + t) * out_stride + first, acc[t], w.n_rows - first);
   }
 }
 
-// All tokens in as few tiles as may be, of nearly equal size.
 template <class S, class F, bool kFine>
 void panel_tokens(const PackedMatrix& w, size_t panel, const Activations& a, size_t n_tokens,
                   float* out, size_t out_stride) {
-  constexpr size_t kTile = S::kMaxTile;
-  if (n_tokens == 1) return panel_tile<S, F, kFine, 1, true>(w, panel, a, 0, 1, out, out_stride);
-  size_t n_tiles = (n_tokens + kTile - 1) / kTile;
-  for (size_t token = 0; n_tiles > 0; --n_tiles) {
-    const size_t n = (n_tokens - token + n_tiles - 1) / n_tiles;
-    if (token == 0)
-      panel_tile<S, F, kFine, kTile, true>(w, panel, a, token, n, out, out_stride);
-    else
-      panel_tile<S, F, kFine, kTile, false>(w, panel, a, token, n, out, out_stride);
-    token += n;
-  }
+  in_tiles<S, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
+    panel_tile<S, F, kFine, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
+  });
 }
 
 // What takes the products of two planes of inputs: S, or its own way for signed codes.

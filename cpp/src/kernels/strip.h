@@ -10,18 +10,26 @@ namespace smallmind::kernel {
 // How far ahead of its use a panel is fetched from memory by the first tile of tokens.
 inline constexpr size_t kPrefetchBytes = 8192;
 
+// Where to. One token at a time waits for memory and little else, and finds its panel in the
+// first-level cache. Tiles of more compute in the meantime: fetches into the second level only hold
+// none of the few places in which the first one awaits its lines.
+enum class Fetch { kNone, kFirstLevel, kSecondLevel };
+
 // Fetches a stretch of memory at an even pace. (Functions that more than one instruction set could
 // emit name theirs, see quant/panel.h.)
-template <class S>
+template <class S, Fetch kFetch>
 struct Prefetcher {
   const std::byte* at;
 
-  explicit Prefetcher(const std::byte* from) : at(from) {}
+  explicit Prefetcher(const std::byte* panel) : at(panel + kPrefetchBytes) {}
   // A line now and then twice, but n_bytes is constant and so no branch is left: that of a loop
   // over whole lines goes wrong again and again where a block is not of whole lines, as in Q8_0.
   [[gnu::always_inline]] void advance(size_t n_bytes) {
-    for (size_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(at + i, 0, 3);
-    at += n_bytes;
+    if constexpr (kFetch != Fetch::kNone) {
+      constexpr int kLocality = kFetch == Fetch::kFirstLevel ? 3 : 2;
+      for (size_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(at + i, 0, kLocality);
+      at += n_bytes;
+    }
   }
 };
 
