@@ -94,7 +94,7 @@ void plan_step(std::span<const RequestView> requests, std::span<const KeyView> k
   sort_decodes(requests, plan);
   sort_prefills(requests, keys, plan);
   const int64_t share = decode_share(requests, keys.size(), plan);
-  double seconds_left = kTargetStepSeconds;
+  double seconds_left = plan.decodes.empty() ? kPromptStepSeconds : kTargetStepSeconds;
   int64_t n_tokens = 0;
   const auto add = [&](size_t i, int64_t n) {
     const double seconds = predicted_seconds(requests[i].n_cached, n, cost);

@@ -9,7 +9,10 @@
 
 namespace smallmind {
 
+// What a step should take: less beside a stream, which waits for its next token, than for prompts
+// alone, which gain from reading the weights less often.
 inline constexpr double kTargetStepSeconds = 0.020;
+inline constexpr double kPromptStepSeconds = 0.060;
 inline constexpr double kLongestOvertaking = 2.0;  // seconds; then first come, first served
 inline constexpr int64_t kMaxChunk = 128;
 inline constexpr int64_t kChunkMultiple = 16;

@@ -66,22 +66,27 @@ TEST(SchedulerTest, ChunksFollowThePredictedTime) {
 }
 
 TEST(SchedulerTest, OnePrefillIsEnoughWhenTimeIsShort) {
-  const Slices expected = {{1, 32}};
+  const Slices expected = {{1, 112}};
   EXPECT_EQ(plan({prefill(900), prefill(800)}, kDear), expected);
+}
+
+TEST(SchedulerTest, AStreamShortensTheStepsOfPrompts) {
+  const Slices expected = {{2, 1}, {1, 32}};
+  EXPECT_EQ(plan({prefill(900), prefill(800), decode()}, kDear), expected);
 }
 
 TEST(SchedulerTest, WhoeverWasOvertakenTooLongGoesFirst) {
   const auto first = [](const std::vector<RequestView>& views) { return plan(views, kDear)[0]; };
   EXPECT_EQ(first({prefill(4000, 1, 1.9), prefill(20, 2)}), (Slices::value_type{1, 20}));
-  EXPECT_EQ(first({prefill(4000, 1, 2.1), prefill(20, 2)}), (Slices::value_type{0, 32}));
+  EXPECT_EQ(first({prefill(4000, 1, 2.1), prefill(20, 2)}), (Slices::value_type{0, 112}));
   // Among the late ones, first come, first served.
-  EXPECT_EQ(first({prefill(20, 2, 2.5), prefill(4000, 1, 2.1)}), (Slices::value_type{1, 32}));
+  EXPECT_EQ(first({prefill(20, 2, 2.5), prefill(4000, 1, 2.1)}), (Slices::value_type{1, 112}));
 }
 
 TEST(SchedulerTest, AWaitingRequestLendsItsPlaceToTheOneItWaitsFor) {
   std::vector<RequestView> views = {prefill(500, 1), prefill(2000, 2), prefill(40, 3)};
   views[2].blocked_by = 1;  // it needs a block that request 1 is about to compute
-  const Slices expected = {{1, 32}};
+  const Slices expected = {{1, 112}};
   EXPECT_EQ(plan(views, kDear), expected);
 }
 
