@@ -27,26 +27,36 @@ struct Place {
 
 using TwoPairs = uint64_t __attribute__((vector_size(16)));
 
-// Two rows of four words become four lines with a word of each row.
-void interleave_two(const std::byte* rows, size_t row_bytes, std::byte* lines) {
-  constexpr uint64_t kFirstWord = 0xffffffffu;
-  const auto a = load_as<TwoPairs>(rows), b = load_as<TwoPairs>(rows + row_bytes);
-  const TwoPairs even = (a & kFirstWord) | b << 32, odd = a >> 32 | (b & ~kFirstWord);
-  store_as<uint64_t>(lines, even[0]);
-  store_as<uint64_t>(lines + kGroupBytes, odd[0]);
-  store_as<uint64_t>(lines + 2 * kGroupBytes, even[1]);
-  store_as<uint64_t>(lines + 3 * kGroupBytes, odd[1]);
+// Four words each of two rows, word by word: the even words of both, and the odd ones.
+struct Pairs {
+  TwoPairs even, odd;
+
+  Pairs(const std::byte* first, const std::byte* second) {
+    constexpr uint64_t kFirstWord = 0xffffffffu;
+    const auto a = load_as<TwoPairs>(first), b = load_as<TwoPairs>(second);
+    even = (a & kFirstWord) | b << 32;
+    odd = a >> 32 | (b & ~kFirstWord);
+  }
+};
+
+// Four rows of four words become four lines with a word of each row.
+void interleave_four(const std::byte* rows, size_t row_bytes, std::byte* lines) {
+  const Pairs a(rows, rows + row_bytes), b(rows + 2 * row_bytes, rows + 3 * row_bytes);
+  store_as(lines, TwoPairs{a.even[0], b.even[0]});
+  store_as(lines + kGroupBytes, TwoPairs{a.odd[0], b.odd[0]});
+  store_as(lines + 2 * kGroupBytes, TwoPairs{a.even[1], b.even[1]});
+  store_as(lines + 3 * kGroupBytes, TwoPairs{a.odd[1], b.odd[1]});
 }
 
 // The codes of one block of all rows into its lines: four bytes of every row a line.
 template <size_t kLines>
 void pack_codes(const std::byte* codes, size_t n_rows, size_t row_bytes, std::byte* lines) {
   size_t row = 0;
-  for (; row + 2 <= n_rows; row += 2) {
+  for (; row + 4 <= n_rows; row += 4) {
     for (size_t l = 0; l < kLines; l += 4)
-      interleave_two(codes + row * row_bytes + 4 * l, row_bytes, lines + group_offset(l, row));
+      interleave_four(codes + row * row_bytes + 4 * l, row_bytes, lines + group_offset(l, row));
   }
-  if (row < n_rows) {
+  for (; row < n_rows; ++row) {
     for (size_t l = 0; l < kLines; ++l)
       std::memcpy(lines + group_offset(l, row), codes + row * row_bytes + 4 * l, 4);
   }
@@ -65,9 +75,11 @@ void pack_rows(const std::byte* rows, size_t n_rows, size_t n_columns, std::byte
     if constexpr (requires { F::kCodeLines; }) {
       pack_codes<F::kCodeLines>(from + offsetof(Block, codes), n_rows, row_bytes,
                                 chunk + place.i_block * F::kCodeLines * kGroupBytes);
-    }
-    for (size_t row = 0; row < n_rows; ++row) {
-      F::pack(load_as<Block>(from + row * row_bytes), place.i_block, row, place.n_units, chunk);
+      for (size_t row = 0; row < n_rows; ++row)
+        F::pack(from + row * row_bytes, place.i_block, row, place.n_units, chunk);
+    } else {
+      for (size_t row = 0; row < n_rows; ++row)
+        F::pack(load_as<Block>(from + row * row_bytes), place.i_block, row, place.n_units, chunk);
     }
   }
 }

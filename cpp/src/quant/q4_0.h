@@ -38,9 +38,10 @@ struct Q4_0 {
 
   static constexpr size_t kCodeLines = 4;
 
-  static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
+  static void pack(const std::byte* block, size_t i_block, size_t row, size_t n_blocks,
                    std::byte* chunk) {
-    store_as(chunk + n_blocks * 256 + i_block * 32 + row * 2, block.d);
+    store_as(chunk + n_blocks * 256 + i_block * 32 + row * 2,
+             load_as<uint16_t>(block + offsetof(Block, d)));
   }
 
   static void unpack(const std::byte* chunk, size_t i_block, size_t row, size_t n_blocks,

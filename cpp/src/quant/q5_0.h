@@ -43,11 +43,12 @@ struct Q5_0 {
 
   static constexpr size_t kCodeLines = 4;
 
-  static void pack(const Block& block, size_t i_block, size_t row, size_t n_blocks,
+  static void pack(const std::byte* block, size_t i_block, size_t row, size_t n_blocks,
                    std::byte* chunk) {
     store_as(chunk + n_blocks * 256 + i_block * 64 + row * 4,
-             transpose_bits(load_as<uint32_t>(reinterpret_cast<const std::byte*>(block.high))));
-    store_as(chunk + n_blocks * 320 + i_block * 32 + row * 2, block.d);
+             transpose_bits(load_as<uint32_t>(block + offsetof(Block, high))));
+    store_as(chunk + n_blocks * 320 + i_block * 32 + row * 2,
+             load_as<uint16_t>(block + offsetof(Block, d)));
   }
 
   static void unpack(const std::byte* chunk, size_t i_block, size_t row, size_t n_blocks,
