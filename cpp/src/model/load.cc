@@ -124,7 +124,7 @@ std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSo
     if (!(factor > 0) || !std::isfinite(factor))
       throw Error(ErrorKind::kModelFormat,
                   "tensor 'rope_freqs.weight' holds a factor that is not above 0");
-  OutputHead head(weights.output, config.logit_softcap, gang, ledger);
+  OutputHead head(weights.output, config.logit_softcap, std::move(weights.output_norms), ledger);
   return std::make_unique<DecoderModel>(*architecture, std::move(config), std::move(kv),
                                         std::move(weights), std::move(head), std::move(ledger));
 }

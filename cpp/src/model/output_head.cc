@@ -17,7 +17,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kWantedError = 2.0;     // of a logit: few tokens are so near to the best ones
 constexpr size_t kBlocksOfAFineOne = 4;  // at least
 constexpr size_t kBlockPanels = 16;      // of a maximum of maxima
-constexpr size_t kNormPanels = 512;      // an item of the gang
 constexpr size_t kMostFound = 1024;      // tokens that may reach the bound
 constexpr float kUnderflow = 0x1p-100f;  // more than what becomes subnormal on the way can add
 
@@ -79,16 +78,12 @@ size_t HeadWorkspace::bytes() const {
   return maxima.bytes() + scales.bytes() + lower_squares.bytes() + is_fine.bytes();
 }
 
-OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, Gang& gang,
+OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, std::vector<float> norms,
                        std::shared_ptr<MemoryLedger> ledger)
     : matrix_(matrix), softcap_(softcap) {
   if (softcap != 0) return;
+  norms_ = std::move(norms);
   norms_.resize(round_up(matrix.n_panels(), kBlockPanels));
-  gang.for_each((matrix.n_panels() + kNormPanels - 1) / kNormPanels, [&](size_t item, int) {
-    const size_t first = item * kNormPanels;
-    kernels().panel_norms(matrix, first, std::min(kNormPanels, matrix.n_panels() - first),
-                          norms_.data() + first);
-  });
   longest_ = *std::max_element(norms_.begin(), norms_.end());
   if (longest_ == kInfinity) std::vector<float>().swap(norms_);
   charge_ =

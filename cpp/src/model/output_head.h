@@ -6,7 +6,6 @@
 #include <span>
 #include <vector>
 
-#include "base/gang.h"
 #include "base/tracking_allocator.h"
 #include "model/blocks.h"
 #include "model/model.h"
@@ -34,8 +33,9 @@ namespace smallmind {
 // not monotone.
 class OutputHead {
  public:
-  // Measures the rows of weights, with the gang's help; the ledger may be null.
-  OutputHead(const PackedMatrix& matrix, float softcap, Gang& gang,
+  // norms: Kernels::panel_norms of all panels; not read where there is a cap. The ledger may be
+  // null.
+  OutputHead(const PackedMatrix& matrix, float softcap, std::vector<float> norms,
              std::shared_ptr<MemoryLedger> ledger);
 
   // As Model::logits and Model::first_ranks.

@@ -41,6 +41,7 @@ struct Piece {
   const PackedMatrix* target;
   size_t first_panel;
   size_t n_panels;
+  float* norms;  // of the matrix's panels; null: not wanted
 
   size_t row_bytes() const { return quant::row_bytes(target->type, target->n_columns); }
   size_t first_row() const { return first_panel * quant::kPanelRows; }
@@ -61,14 +62,16 @@ void read_and_pack(const Piece& piece, const ByteSource& source, std::byte* rows
     quant::pack_panel(m.type, rows + at * row_bytes, std::min(quant::kPanelRows, n_rows - at),
                       m.n_columns, panel);
   }
+  if (piece.norms != nullptr)
+    kernels().panel_norms(m, piece.first_panel, piece.n_panels, piece.norms + piece.first_panel);
 }
 
-std::vector<Piece> cut(const gguf::TensorInfo& tensor, const PackedMatrix& m) {
+std::vector<Piece> cut(const gguf::TensorInfo& tensor, const PackedMatrix& m, float* norms) {
   const size_t panel_bytes = quant::row_bytes(m.type, m.n_columns) * quant::kPanelRows;
   const size_t step = std::max<size_t>(1, kPieceBytes / std::max<size_t>(1, panel_bytes));
   std::vector<Piece> pieces;
   for (size_t p = 0; p < m.n_panels(); p += step)
-    pieces.push_back({&tensor, &m, p, std::min(step, m.n_panels() - p)});
+    pieces.push_back({&tensor, &m, p, std::min(step, m.n_panels() - p), norms});
   return pieces;
 }
 
@@ -137,7 +140,7 @@ const gguf::TensorInfo& WeightBinder::take(const std::string& name) {
 }
 
 void WeightBinder::matrix(const std::string& name, size_t n_rows, size_t n_columns,
-                          PackedMatrix& target) {
+                          PackedMatrix& target, std::vector<float>* norms) {
   const gguf::TensorInfo& t = take(name);
   if (t.n_dims != 2 || t.dims[0] != n_columns || t.dims[1] != n_rows) {
     throw Error(ErrorKind::kModelFormat, "tensor '" + escape(name) + "' is " + shape_text(t) +
@@ -149,7 +152,7 @@ void WeightBinder::matrix(const std::string& name, size_t n_rows, size_t n_colum
                                              std::to_string(n_columns) +
                                              " elements; wants a multiple of 32");
   target = {t.type, n_rows, n_columns, quant::panel_bytes(t.type, n_columns), nullptr};
-  matrices_.push_back({&t, &target});
+  matrices_.push_back({&t, &target, norms});
 }
 
 void WeightBinder::vector(const std::string& name, size_t n, std::vector<float>& target) {
@@ -186,7 +189,12 @@ void WeightBinder::load(const ByteSource& source, Gang& gang, const CallHooks& h
     PackedMatrix& m = *job.target;
     m.panels = next;
     next += m.n_panels() * m.panel_bytes;
-    for (const Piece& piece : cut(*job.tensor, m)) pieces.push_back(piece);
+    float* norms = nullptr;
+    if (job.norms != nullptr) {
+      job.norms->resize(m.n_panels());
+      norms = job.norms->data();
+    }
+    for (const Piece& piece : cut(*job.tensor, m, norms)) pieces.push_back(piece);
   }
   for (const VectorJob& job : vectors_) read_vector(*job.tensor, source, *job.target);
   read_and_pack_all(pieces, source, gang, hooks);
@@ -198,8 +206,10 @@ std::string layer_tensor(size_t layer, const char* name) {
 }
 
 void bind_decoder(const Config& c, WeightBinder& binder, Weights& w) {
-  binder.matrix("token_embd.weight", c.n_vocab, c.n_embd, w.embedding);
-  if (binder.has("output.weight")) binder.matrix("output.weight", c.n_vocab, c.n_embd, w.output);
+  const bool ties = !binder.has("output.weight");
+  std::vector<float>* norms = c.logit_softcap == 0 ? &w.output_norms : nullptr;
+  binder.matrix("token_embd.weight", c.n_vocab, c.n_embd, w.embedding, ties ? norms : nullptr);
+  if (!ties) binder.matrix("output.weight", c.n_vocab, c.n_embd, w.output, norms);
   binder.vector("output_norm.weight", c.n_embd, w.output_norm);
   w.layers.resize(c.n_layers);
   for (size_t i = 0; i < c.n_layers; ++i) {

@@ -32,7 +32,9 @@ class Head {
     config_.logit_softcap = softcap;
     weights_.output_norm.assign(kEmbd, 1.0f);
     workspace_ = std::make_unique<DecoderWorkspace>(config_, weights_, nullptr);
-    head_ = std::make_unique<OutputHead>(matrix.view(), softcap, gang_, nullptr);
+    std::vector<float> norms(matrix.view().n_panels());
+    kernels().panel_norms(matrix.view(), 0, norms.size(), norms.data());
+    head_ = std::make_unique<OutputHead>(matrix.view(), softcap, std::move(norms), nullptr);
   }
 
   float* hidden(size_t i) { return workspace_->hidden.data() + i * kEmbd; }
