@@ -1,5 +1,6 @@
 #include "base/utf8.h"
 
+#include <bit>
 #include <cstring>
 
 namespace smallmind {
@@ -56,10 +57,11 @@ Decoded decode(std::string_view bytes, size_t at) noexcept {
   return {code_point, row.n_continuations + 1, true};
 }
 
-bool eight_are_ascii(const char* at) noexcept {
+// How many of eight bytes stand before the first that is not ASCII.
+size_t n_ascii_of_eight(const char* at) noexcept {
   uint64_t word;
   std::memcpy(&word, at, sizeof word);
-  return (word & 0x8080808080808080u) == 0;
+  return static_cast<size_t>(std::countr_zero(word & 0x8080808080808080u)) / 8;
 }
 
 }  // namespace
@@ -67,9 +69,10 @@ bool eight_are_ascii(const char* at) noexcept {
 size_t find_invalid_utf8(std::string_view bytes) noexcept {
   size_t at = 0;
   while (at < bytes.size()) {
-    if (bytes.size() - at >= 8 && eight_are_ascii(bytes.data() + at)) {
-      at += 8;
-      continue;
+    if (bytes.size() - at >= 8) {
+      const size_t n = n_ascii_of_eight(bytes.data() + at);
+      at += n;
+      if (n == 8) continue;
     }
     const Decoded decoded = decode(bytes, at);
     if (!decoded.valid) return at;

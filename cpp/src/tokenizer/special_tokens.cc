@@ -38,11 +38,17 @@ SpecialTokens::SpecialTokens(const Vocab& vocab) : vocab_(vocab) {
 // Every node stands for the ids of one range, those whose texts end in the node's string.
 void SpecialTokens::build_trie(std::span<const int32_t> ids) {
   struct Range {
-    size_t begin;
-    size_t end;
-    size_t depth;
+    uint32_t begin;
+    uint32_t end;
+    uint32_t depth;
   };
-  std::vector<Range> ranges = {{0, ids.size(), 0}};
+  size_t n_bytes = 0;
+  for (const int32_t id : ids) n_bytes += vocab_.bytes(id).size();
+  const size_t n_at_most = std::min(n_bytes + 1, kMaxNodes);
+  nodes_.reserve(n_at_most);
+  std::vector<Range> ranges;
+  ranges.reserve(n_at_most);
+  ranges.push_back({0, static_cast<uint32_t>(ids.size()), 0});
   nodes_.push_back({});
   const auto byte_of = [&](size_t index, size_t depth) {
     const std::string_view text = vocab_.bytes(ids[index]);
@@ -50,14 +56,14 @@ void SpecialTokens::build_trie(std::span<const int32_t> ids) {
   };
   for (size_t at = 0; at < nodes_.size(); ++at) {
     const Range range = ranges[at];
-    size_t begin = range.begin;
+    uint32_t begin = range.begin;
     if (begin < range.end && vocab_.bytes(ids[begin]).size() == range.depth) {
       nodes_[at].id = ids[begin++];
     }
     nodes_[at].first_child = static_cast<uint32_t>(nodes_.size());
     while (begin < range.end) {
       const uint8_t byte = byte_of(begin, range.depth);
-      size_t end = begin + 1;
+      uint32_t end = begin + 1;
       while (end < range.end && byte_of(end, range.depth) == byte) ++end;
       if (nodes_.size() >= kMaxNodes) {
         throw Error(ErrorKind::kModelLimit, "key 'tokenizer.ggml.tokens': the texts of the " +
@@ -71,7 +77,6 @@ void SpecialTokens::build_trie(std::span<const int32_t> ids) {
       begin = end;
     }
   }
-  nodes_.shrink_to_fit();
 }
 
 void SpecialTokens::link() {

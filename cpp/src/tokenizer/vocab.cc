@@ -80,7 +80,7 @@ Vocab::Duplicate Vocab::index() {
 }
 
 bool Vocab::try_index(Duplicate& duplicate) {
-  slots_.assign(std::bit_ceil(kinds_.size() * 2 + 2), 0);
+  slots_.assign(std::bit_ceil(kinds_.size() * 2), 0);  // half are free at least
   const size_t mask = slots_.size() - 1;
   // The slots are far apart in memory: hashes are made some tokens ahead, and the slots prefetched.
   std::array<uint64_t, kAhead> hashes{};

@@ -1,5 +1,6 @@
 #include "tokenizer/vocab_reader.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -37,7 +38,16 @@ TokenType type_at(std::span<const int32_t> types, size_t i) {
   return static_cast<TokenType>(types[i]);
 }
 
-void check_text(std::string_view text, size_t i, TokenType type) {
+// Whether all texts are UTF-8: together they are, and none begins inside a character.
+bool are_utf8(const gguf::StringArrayView& tokens) {
+  const auto begins_inside = [&](uint32_t at) {
+    return at < tokens.blob.size() && (static_cast<uint8_t>(tokens.blob[at]) & 0xC0) == 0x80;
+  };
+  return std::none_of(tokens.offsets.begin(), tokens.offsets.end(), begins_inside) &&
+         find_invalid_utf8(tokens.blob) == std::string_view::npos;
+}
+
+void check_text(std::string_view text, size_t i, TokenType type, bool is_utf8) {
   const auto name = [i] { return "token " + std::to_string(i); };
   if (text.size() > gguf::kMaxTokenBytes) {
     fail(kTokensKey,
@@ -48,7 +58,7 @@ void check_text(std::string_view text, size_t i, TokenType type) {
   const bool may_be_empty =
       type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUnused;
   if (text.empty() && !may_be_empty) fail(kTokensKey, name() + " is empty");
-  if (find_invalid_utf8(text) != std::string_view::npos) {
+  if (!is_utf8 && find_invalid_utf8(text) != std::string_view::npos) {
     fail(kTokensKey, name() + " " + quoted(text) + " is not UTF-8");
   }
 }
@@ -114,11 +124,12 @@ Vocab read_vocab(const gguf::Metadata& metadata, TextCoding coding) {
 
   Vocab vocab;
   vocab.reserve(tokens->size(), tokens->blob.size());
+  const bool is_utf8 = are_utf8(*tokens);  // else each text is looked at, to name the first
   std::string bytes;
   for (size_t i = 0; i < tokens->size(); ++i) {
     const std::string_view text = (*tokens)[i];
     const TokenType type = type_at(*types, i);
-    check_text(text, i, type);
+    check_text(text, i, type, is_utf8);
     if (type == TokenType::kByte) {
       add_byte_token(vocab, text, i, coding);
       continue;
