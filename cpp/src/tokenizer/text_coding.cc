@@ -1,7 +1,5 @@
 #include "tokenizer/text_coding.h"
 
-#include <cstring>
-
 #include "base/utf8.h"
 
 namespace smallmind {
@@ -52,34 +50,17 @@ bool decode_byte_level(std::string_view text, std::string& out) {
   return true;
 }
 
-// Whether one of eight bytes may be `byte`: never wrong where it says no.
-bool may_have(uint64_t eight, uint8_t byte) noexcept {
-  constexpr uint64_t kOnes = 0x0101010101010101u;
-  const uint64_t x = eight ^ (kOnes * byte);  // 0 where equal
-  return ((x - kOnes) & ~x & (kOnes << 7)) != 0;
-}
-
 // A raw space cannot come from text in this coding, so such a token is not plain.
 bool decode_metaspace(std::string_view text, std::string& out) {
   out.resize(text.size());
-  size_t n_bytes = 0;
-  for (size_t i = 0; i < text.size();) {
-    uint64_t eight;
-    if (text.size() - i >= sizeof eight) {
-      std::memcpy(&eight, text.data() + i, sizeof eight);
-      if (!may_have(eight, ' ') && !may_have(eight, static_cast<uint8_t>(kMetaspaceMark[0]))) {
-        std::memcpy(out.data() + n_bytes, &eight, sizeof eight);
-        n_bytes += sizeof eight;
-        i += sizeof eight;
-        continue;
-      }
-    }
+  char* to = out.data();  // a register of its own: what is written may be any object's bytes
+  for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] == ' ') return false;
     const bool mark = text[i] == kMetaspaceMark[0] && text.substr(i, 3) == kMetaspaceMark;
-    out[n_bytes++] = mark ? ' ' : text[i];
-    i += mark ? kMetaspaceMark.size() : 1;
+    *to++ = mark ? ' ' : text[i];
+    if (mark) i += 2;
   }
-  out.resize(n_bytes);
+  out.resize(static_cast<size_t>(to - out.data()));
   return true;
 }
 

@@ -17,10 +17,19 @@ constexpr size_t kMaxProbes = 512;
 constexpr int kMaxSeeds = 4;
 constexpr size_t kAhead = 16;
 
-uint64_t load_bytes(const char* at, size_t n) noexcept {
-  uint64_t word = 0;
-  std::memcpy(&word, at, n);
+template <class T>
+T load(const char* at) noexcept {
+  T word;
+  std::memcpy(&word, at, sizeof word);
   return word;
+}
+
+// Fewer than 8 bytes as a number, different for different bytes: from the front and from the back,
+// which may overlap. (A copy of so many bytes would be a call.)
+uint64_t load_tail(const char* at, size_t n) noexcept {
+  if (n >= 4) return load<uint32_t>(at) | uint64_t{load<uint32_t>(at + n - 4)} << 32;
+  if (n >= 2) return load<uint16_t>(at) | uint64_t{load<uint16_t>(at + n - 2)} << 32;
+  return n == 1 ? load<uint8_t>(at) : 0;
 }
 
 uint64_t mix(uint64_t state, uint64_t word) noexcept {
@@ -35,13 +44,12 @@ uint32_t tag_of(uint64_t hash) noexcept { return static_cast<uint32_t>(hash >> 5
 void Vocab::reserve(size_t n_tokens, size_t n_bytes) {
   offsets_.reserve(n_tokens + 1);
   kinds_.reserve(n_tokens);
-  blob_.resize(n_bytes);
+  blob_.reserve(n_bytes);
 }
 
 void Vocab::add(std::string_view bytes, TokenType type, bool plain) {
-  const uint32_t begin = offsets_.back();
-  std::copy(bytes.begin(), bytes.end(), blob_.begin() + begin);
-  offsets_.push_back(begin + static_cast<uint32_t>(bytes.size()));
+  blob_.insert(blob_.end(), bytes.begin(), bytes.end());
+  offsets_.push_back(static_cast<uint32_t>(blob_.size()));
   kinds_.push_back(static_cast<uint8_t>(static_cast<uint8_t>(type) | (plain ? kPlainBit : 0)));
   if (plain && bytes.size() > max_plain_bytes_) max_plain_bytes_ = bytes.size();
 }
@@ -50,8 +58,8 @@ uint64_t Vocab::hash(std::string_view bytes, bool plain) const noexcept {
   uint64_t state = seed_ + bytes.size() * 2 + (plain ? 1 : 0);
   const char* at = bytes.data();
   size_t left = bytes.size();
-  for (; left >= 8; at += 8, left -= 8) state = mix(state, load_bytes(at, 8));
-  state = mix(state, load_bytes(at, left));
+  for (; left >= 8; at += 8, left -= 8) state = mix(state, load<uint64_t>(at));
+  state = mix(state, load_tail(at, left));
   return mix(state, state >> 32);
 }
 
@@ -68,8 +76,6 @@ int32_t Vocab::find(std::string_view bytes, bool plain, uint64_t h) const noexce
 }
 
 Vocab::Duplicate Vocab::index() {
-  blob_.resize(offsets_.back());
-  blob_.shrink_to_fit();
   Duplicate duplicate;
   for (int attempt = 1; attempt <= kMaxSeeds; ++attempt) {
     seed_ = kMultiplier * static_cast<uint64_t>(attempt);
@@ -114,7 +120,8 @@ bool Vocab::try_index(Duplicate& duplicate) {
 }
 
 size_t Vocab::memory_bytes() const noexcept {
-  return blob_.capacity() + offsets_.capacity() * sizeof(uint32_t) + kinds_.capacity() +
+  // What was reserved beyond the bytes was never touched.
+  return blob_.size() + offsets_.capacity() * sizeof(uint32_t) + kinds_.capacity() +
          slots_.capacity() * sizeof(uint32_t);
 }
 
