@@ -12,9 +12,6 @@ namespace {
 // A key has a length, one byte of name, a type and one byte of value at least.
 constexpr uint64_t kMinEntryBytes = 8 + 1 + 4 + 1;
 constexpr uint64_t kMinStringBytes = 8;
-// Room for the text of each string of an array. With its offset that is twice what the string takes
-// in the file at least; most vocabularies need less, and what is not touched costs nothing.
-constexpr size_t kStringRoom = 12;
 
 constexpr std::string_view kTemplateKey = "tokenizer.chat_template";
 constexpr std::string_view kTokensKey = "tokenizer.ggml.tokens";
@@ -207,7 +204,7 @@ class EntryParser {
     const uint64_t max_bytes = max_string_bytes(entry_.key);
     const bool raw = may_hold_raw_bytes(entry_.key);
     StringArray strings;
-    strings.blob.reserve(n * kStringRoom);
+    strings.blob.reserve(n * kMinStringBytes);  // fewer moves; not more than the file holds
     strings.offsets.reserve(n + 1);
     strings.offsets.push_back(0);
     for (size_t i = 0; i < n; ++i) {
