@@ -5,25 +5,13 @@
 
 namespace smallmind::kernel {
 
-// The squares of the codes of groups [kFirst, kLast) of a block, summed for each row: a dot with 1
-// for one column and 0 for the others is that column's code, with its zero point taken off. (Every
-// group goes in as the last of a block, whose step completes a dot whatever came before.)
+// The squares of the codes of groups [first, last) of a block, summed for each row.
 template <class S, class F>
 inline typename S::Row sum_of_squares(const WeightBlock<S, F>& w, size_t first, size_t last) {
-  constexpr int32_t kMinusSum = -1;
-  auto sum = S::row_set1(0.0f);
-  for (size_t g = first; g < last; ++g) {
-    for (size_t column = 28; column < 32; ++column) {
-      int8_t inputs[quant::kBlockColumns] = {};
-      inputs[column] = 1;
-      auto dot = start_dot<S, F>(&kMinusSum);
-      S::template dot_add<F::kCodeBits, F::kSigned, 7>(dot, w.codes.group[g],
-                                                       S::load_inputs(inputs));
-      const auto code = S::dot_to_row(dot);
-      sum = S::fma(code, code, sum);
-    }
-  }
-  return sum;
+  constexpr int kOffset = kOffsetLog2<S, F> >= 0 ? 1 << kOffsetLog2<S, F> : 0;
+  auto sum = S::dot_start();
+  for (size_t g = first; g < last; ++g) S::template add_squares<kOffset>(sum, w.codes.group[g]);
+  return S::dot_to_row(sum);
 }
 
 // The largest norm among the rows of a panel, rounded up; infinite where one is not finite.

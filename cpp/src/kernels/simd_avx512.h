@@ -57,6 +57,14 @@ struct Avx512 {
     __builtin_memcpy(&four, inputs + 4 * kStep, 4);
     dot = _mm512_dpbusd_epi32(dot, codes, _mm512_set1_epi32(four));
   }
+  // Adds the squares of (codes - kOffset), which are signed bytes.
+  template <int kOffset>
+  static void add_squares(Dot& dot, Bytes codes) {
+    const Bytes x = _mm512_sub_epi8(codes, _mm512_set1_epi8(static_cast<char>(kOffset)));
+    const Bytes even = _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8);
+    const Bytes odd = _mm512_srai_epi16(x, 8);
+    dot = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(dot, even, even), odd, odd);
+  }
   static Row dot_to_row(Dot dot) { return _mm512_cvtepi32_ps(dot); }
   // 128 * high + low
   static Dot dot_planes(Dot high, Dot low) {

@@ -16,6 +16,7 @@ struct Generic {
 
   typedef uint16_t Words __attribute__((vector_size(64)));
   typedef int16_t SignedWords __attribute__((vector_size(64)));
+  typedef uint8_t Bytes64 __attribute__((vector_size(64)));
   typedef float Vec __attribute__((vector_size(64)));
   typedef int32_t Ints __attribute__((vector_size(64)));
   typedef uint32_t Unsigned __attribute__((vector_size(64)));
@@ -76,6 +77,14 @@ struct Generic {
     }
     const Ints sums = (Ints)(even * even_inputs + odd * odd_inputs);
     dot += ((Ints)((Unsigned)sums << 16) >> 16) + (sums >> 16);
+  }
+  // Adds the squares of (codes - kOffset), which are signed bytes. Two squares fit 16 bits.
+  template <int kOffset>
+  static void add_squares(Dot& dot, const Bytes& codes) {
+    const Words x = (Words)((Bytes64)codes - uint8_t{kOffset});
+    const SignedWords even = (SignedWords)(x << 8) >> 8, odd = (SignedWords)x >> 8;
+    const Unsigned sums = (Unsigned)((Words)(even * even) + (Words)(odd * odd));
+    dot += (Ints)((sums & 0xffffu) + (sums >> 16));
   }
   // 128 * high + low
   static Dot dot_planes(const Dot& high, const Dot& low) { return high * 128 + low; }

@@ -72,6 +72,13 @@ struct Neon {
     dot.low = vdotq_laneq_s32(dot.low, vreinterpretq_s8_u8(codes.low), four_steps, kStep % 4);
     dot.high = vdotq_laneq_s32(dot.high, vreinterpretq_s8_u8(codes.high), four_steps, kStep % 4);
   }
+  // Adds the squares of (codes - kOffset), which are signed bytes.
+  template <int kOffset>
+  static void add_squares(Dot& dot, Bytes codes) {
+    const int8x16_t low = vreinterpretq_s8_u8(vsubq_u8(codes.low, vdupq_n_u8(kOffset)));
+    const int8x16_t high = vreinterpretq_s8_u8(vsubq_u8(codes.high, vdupq_n_u8(kOffset)));
+    dot = {vdotq_s32(dot.low, low, low), vdotq_s32(dot.high, high, high)};
+  }
   // 128 * high + low
   static Dot dot_planes(Dot high, Dot low) {
     return {vaddq_s32(vshlq_n_s32(high.low, 7), low.low),
