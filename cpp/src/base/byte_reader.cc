@@ -57,8 +57,8 @@ void ByteReader::take_across_pieces(std::span<std::byte> out, const char* what) 
   }
 }
 
-void ByteReader::append_to(std::string& out, uint64_t n_bytes, const char* what) {
-  if (n_bytes > piece_size_ - at_) require_bytes(n_bytes, what);
+void ByteReader::append_across_pieces(std::string& out, uint64_t n_bytes, const char* what) {
+  require_bytes(n_bytes, what);
   while (n_bytes > 0) {
     if (at_ == piece_size_) refill();
     const auto n = static_cast<size_t>(std::min<uint64_t>(n_bytes, piece_size_ - at_));

@@ -52,7 +52,11 @@ class ByteReader {
   }
 
   // Appends n bytes to `out`. They are known to exist before anything is allocated.
-  void append_to(std::string& out, uint64_t n_bytes, const char* what);
+  void append_to(std::string& out, uint64_t n_bytes, const char* what) {
+    if (n_bytes > piece_size_ - at_) return append_across_pieces(out, n_bytes, what);
+    out.append(reinterpret_cast<const char*>(piece_.data() + at_), n_bytes);
+    at_ += n_bytes;
+  }
 
   // Throws unless n items of at least min_bytes each fit in what is left of the file: the check
   // before every allocation that a count from the file decides.
@@ -67,6 +71,7 @@ class ByteReader {
 
  private:
   void take_across_pieces(std::span<std::byte> out, const char* what);
+  void append_across_pieces(std::string& out, uint64_t n_bytes, const char* what);
   void refill();
 
   const ByteSource& source_;

@@ -12,6 +12,9 @@ namespace {
 // A key has a length, one byte of name, a type and one byte of value at least.
 constexpr uint64_t kMinEntryBytes = 8 + 1 + 4 + 1;
 constexpr uint64_t kMinStringBytes = 8;
+// In the texts of vocabularies a token has fewer bytes on average, so they need not be moved as
+// they grow. With the offsets this is less than twice what the lengths take in the file.
+constexpr size_t kStringRoom = 10;
 
 constexpr std::string_view kTemplateKey = "tokenizer.chat_template";
 constexpr std::string_view kTokensKey = "tokenizer.ggml.tokens";
@@ -204,7 +207,7 @@ class EntryParser {
     const uint64_t max_bytes = max_string_bytes(entry_.key);
     const bool raw = may_hold_raw_bytes(entry_.key);
     StringArray strings;
-    strings.blob.reserve(n * kMinStringBytes);  // fewer moves; not more than the file holds
+    strings.blob.reserve(n * kStringRoom);
     strings.offsets.reserve(n + 1);
     strings.offsets.push_back(0);
     for (size_t i = 0; i < n; ++i) {
