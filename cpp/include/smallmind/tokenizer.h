@@ -54,6 +54,7 @@ class Tokenizer {
   // True for every token that ends a generation: EOS, EOT and the end-of-turn tokens known by their
   // texts.
   virtual bool is_end_of_generation(int32_t id) const = 0;
+  virtual std::vector<int32_t> end_ids() const = 0;  // all of them, ascending
   // The texts of all control tokens, by id: what a chat must not let user content spell.
   virtual std::vector<std::string> control_texts() const = 0;
   virtual const std::string& chat_template() const = 0;  // empty: none

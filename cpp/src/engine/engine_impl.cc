@@ -32,14 +32,6 @@ void check_name(const char* field, const std::string& name) {
 
 constexpr uint64_t kFreeCacheBytes = 64 << 20;
 
-std::vector<int32_t> find_end_ids(const Tokenizer& tokenizer) {
-  std::vector<int32_t> ids;
-  for (int32_t id = 0; id < tokenizer.n_vocab(); ++id) {
-    if (tokenizer.is_end_of_generation(id)) ids.push_back(id);
-  }
-  return ids;
-}
-
 // The longest sequence, of at most n_tokens, that the budget holds.
 int64_t fitting(const KvGeometry& geometry, uint64_t kv_limit, int64_t n_tokens) {
   int64_t fits = 0;
@@ -104,7 +96,7 @@ std::shared_ptr<EngineImpl> EngineImpl::create(std::shared_ptr<const Model> mode
     info.context_length = fitting(geometry, info.kv_limit, info.context_length);
   }
   auto environment =
-      std::make_shared<const TaskEnvironment>(TaskEnvironment{tokenizer, find_end_ids(*tokenizer)});
+      std::make_shared<const TaskEnvironment>(TaskEnvironment{tokenizer, tokenizer->end_ids()});
   auto mailbox = std::make_shared<Mailbox>(options.max_queue_depth, kMaxBatchSequences);
   // A budget that the user gave may be used up by what nobody holds any more; one of our choosing
   // is left to the rest of the process.

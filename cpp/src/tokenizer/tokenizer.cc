@@ -116,6 +116,7 @@ class GgufTokenizer final : public Tokenizer {
   bool is_end_of_generation(int32_t id) const override {
     return std::binary_search(end_ids_.begin(), end_ids_.end(), id);
   }
+  std::vector<int32_t> end_ids() const override { return end_ids_; }
   std::vector<std::string> control_texts() const override;
   const std::string& chat_template() const override { return chat_template_; }
   size_t memory_bytes() const override {

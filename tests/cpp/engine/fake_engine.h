@@ -57,6 +57,7 @@ class FakeTokenizer : public Tokenizer {
   bool add_bos() const override { return true; }
   bool is_control(int32_t id) const override { return id == kBos || id == kEos; }
   bool is_end_of_generation(int32_t id) const override { return id == kEos; }
+  std::vector<int32_t> end_ids() const override { return {kEos}; }
   std::vector<std::string> control_texts() const override { return {}; }
   const std::string& chat_template() const override { return template_; }
   size_t memory_bytes() const override { return 0; }

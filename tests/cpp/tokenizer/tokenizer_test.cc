@@ -90,6 +90,7 @@ TEST(TokenizerTest, KnowsTheTokensThatEndAGeneration) {
   for (const int32_t id : {html, other, 0, -1, 99'999}) {
     EXPECT_FALSE(tokenizer->is_end_of_generation(id)) << id;
   }
+  EXPECT_EQ(tokenizer->end_ids(), (std::vector<int32_t>{eos, eot, end}));
   EXPECT_EQ(tokenizer->eos_id(), eos);
   EXPECT_EQ(tokenizer->bos_id(), -1);
 }
