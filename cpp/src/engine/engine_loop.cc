@@ -18,6 +18,10 @@ size_t rows_of_a_slab(int64_t n_vocab) {
   return std::clamp<size_t>(fitting, 1, kMaxBatchSequences);
 }
 
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
 }  // namespace
 
 EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang> gang,
@@ -328,8 +332,7 @@ bool EngineLoop::compute() {
     for (const Slice& slice : slices_) fail(*slice.task, error);
     return false;
   }
-  cost_.observe(n_tokens, sum_of_contexts,
-                std::chrono::duration<double>(Clock::now() - begin).count());
+  cost_.observe(n_tokens, sum_of_contexts, seconds_since(begin));
   return true;
 }
 
@@ -357,9 +360,11 @@ void EngineLoop::publish_rows() {
   }
   figures_.n_generated_tokens += static_cast<int64_t>(n_rows);
   const auto rows = std::span(rows_).first(n_rows);
+  const Clock::time_point begin = Clock::now();
   try {
     choose_from_ranks(rows);
     choose_from_logits(rows);
+    if (n_rows > 0) cost_.observe_choosing(seconds_since(begin));
   } catch (...) {
     const std::shared_ptr<const Error> error = current_error();
     for (Row& row : rows) {

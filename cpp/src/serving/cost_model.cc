@@ -33,4 +33,8 @@ void CostModel::observe(int64_t n_tokens, double sum_of_contexts, double seconds
   cost_.per_token = std::max(cost_.per_token, kLeastPerToken);
 }
 
+void CostModel::observe_choosing(double seconds) noexcept {
+  cost_.choosing = kFading * cost_.choosing + (1 - kFading) * seconds;
+}
+
 }  // namespace smallmind

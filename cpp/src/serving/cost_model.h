@@ -15,6 +15,8 @@ class CostModel {
   // n_tokens of the step and the sum over them of their context. Steps of fewer than 16 tokens are
   // bound by reading weights and say nothing about chunks: they are left out.
   void observe(int64_t n_tokens, double sum_of_contexts, double seconds) noexcept;
+  // What choosing the next tokens of a step took.
+  void observe_choosing(double seconds) noexcept;
 
  private:
   StepCost cost_{0.0004, 0};                           // a guess that starts with chunks of 48

@@ -73,6 +73,14 @@ int64_t decode_share(std::span<const RequestView> requests, size_t n_keys, StepP
   return n_active <= 1 ? kMaxSlices : share_of_a_key(n_active);
 }
 
+// What a step with these decodes has left for prompts.
+double seconds_for_prompts(const StepPlan& plan, const StepCost& cost) {
+  if (plan.slices.empty()) return kPromptStepSeconds;
+  double streams = cost.choosing;
+  for (const PlannedSlice& slice : plan.slices) streams += slice.seconds;
+  return std::clamp(kMostSlowing * streams, kTargetStepSeconds, kPromptStepSeconds) - streams;
+}
+
 }  // namespace
 
 double predicted_seconds(int64_t n_cached, int64_t n_tokens, const StepCost& cost) {
@@ -94,12 +102,9 @@ void plan_step(std::span<const RequestView> requests, std::span<const KeyView> k
   sort_decodes(requests, plan);
   sort_prefills(requests, keys, plan);
   const int64_t share = decode_share(requests, keys.size(), plan);
-  double seconds_left = plan.decodes.empty() ? kPromptStepSeconds : kTargetStepSeconds;
   int64_t n_tokens = 0;
   const auto add = [&](size_t i, int64_t n) {
-    const double seconds = predicted_seconds(requests[i].n_cached, n, cost);
-    plan.slices.push_back({i, n, seconds});
-    seconds_left -= seconds;
+    plan.slices.push_back({i, n, predicted_seconds(requests[i].n_cached, n, cost)});
     n_tokens += n;
   };
   // One place stays free for a prefill, or a crowd of decoders would keep newcomers out for ever.
@@ -108,6 +113,7 @@ void plan_step(std::span<const RequestView> requests, std::span<const KeyView> k
     if (n_tokens >= max_decodes) break;
     if (plan.key_slots[static_cast<size_t>(requests[i].key)]++ < share) add(i, 1);
   }
+  double seconds_left = seconds_for_prompts(plan, cost);
   for (const size_t i : plan.prefills) {
     // The first prefill always gets its least chunk; more only while time is left.
     const bool is_first = i == plan.prefills.front();
@@ -118,6 +124,7 @@ void plan_step(std::span<const RequestView> requests, std::span<const KeyView> k
     if (!is_first && predicted_seconds(request.n_cached, n, cost) > seconds_left) break;
     if (n_tokens + n > kMaxBatchTokens) break;
     add(i, n);
+    seconds_left -= plan.slices.back().seconds;
   }
 }
 

@@ -10,9 +10,11 @@
 namespace smallmind {
 
 // What a step should take: less beside a stream, which waits for its next token, than for prompts
-// alone, which gain from reading the weights less often.
+// alone, which gain from reading the weights less often. Many streams take long by themselves;
+// beside them a step may take up to kMostSlowing times as long as theirs alone.
 inline constexpr double kTargetStepSeconds = 0.020;
 inline constexpr double kPromptStepSeconds = 0.060;
+inline constexpr double kMostSlowing = 4;
 inline constexpr double kLongestOvertaking = 2.0;  // seconds; then first come, first served
 inline constexpr int64_t kMaxChunk = 128;
 inline constexpr int64_t kChunkMultiple = 16;

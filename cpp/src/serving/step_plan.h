@@ -25,10 +25,12 @@ struct KeyView {
   double seconds_used = 0;  // of steps, by its requests
 };
 
-// Predicted seconds of a step: the sum over its tokens of (per_token + per_context * context).
+// Predicted seconds of a step: the sum over its tokens of (per_token + per_context * context), and
+// what choosing the next tokens took of late.
 struct StepCost {
   double per_token = 0;
   double per_context = 0;
+  double choosing = 0;
 };
 
 struct PlannedSlice {

@@ -75,6 +75,16 @@ TEST(SchedulerTest, AStreamShortensTheStepsOfPrompts) {
   EXPECT_EQ(plan({prefill(900), prefill(800), decode()}, kDear), expected);
 }
 
+TEST(SchedulerTest, StreamsThatTakeLongLeavePromptsThreeTimesAsLong) {
+  StepCost cost = kDear;
+  cost.choosing = 0.002;  // 16 streams: 10 ms in all, prompts 30 ms
+  std::vector<RequestView> views(16, decode());
+  views.push_back(prefill(900));
+  EXPECT_EQ(plan(views, cost).back(), (Slices::value_type{16, 48}));
+  cost.choosing = 0.030;  // no step is planned above 60 ms: 22 ms
+  EXPECT_EQ(plan(views, cost).back(), (Slices::value_type{16, 32}));
+}
+
 TEST(SchedulerTest, WhoeverWasOvertakenTooLongGoesFirst) {
   const auto first = [](const std::vector<RequestView>& views) { return plan(views, kDear)[0]; };
   EXPECT_EQ(first({prefill(4000, 1, 1.9), prefill(20, 2)}), (Slices::value_type{1, 20}));
@@ -185,6 +195,12 @@ TEST(CostModelTest, LearnsBothCosts) {
   }
   EXPECT_NEAR(model.cost().per_token, 3e-4, 1e-6);
   EXPECT_NEAR(model.cost().per_context, 2e-7, 1e-9);
+}
+
+TEST(CostModelTest, LearnsWhatChoosingTakes) {
+  CostModel model;
+  for (int i = 0; i < 60; ++i) model.observe_choosing(0.004);
+  EXPECT_NEAR(model.cost().choosing, 0.004, 1e-4);
 }
 
 TEST(CostModelTest, StaysPositiveOnAnyTimes) {
