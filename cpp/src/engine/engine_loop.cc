@@ -40,7 +40,8 @@ EngineLoop::EngineLoop(std::shared_ptr<const Model> model, std::unique_ptr<Gang>
       cache_(pool_, free_cache_bytes),
       ranks_(kMaxBatchSequences * kMaxRanks),
       logits_(slab_rows_ * static_cast<size_t>(model_->n_vocab())),
-      logits_charge_(ledger, MemoryCategory::kWorkspace, logits_.bytes()) {
+      choice_charge_(ledger, MemoryCategory::kWorkspace,
+                     logits_.bytes() + ranks_.size() * sizeof(TokenLogit)) {
   for (int worker = 0; worker < gang_->n_threads(); ++worker) {
     scratch_.push_back({Candidates(static_cast<size_t>(model_->n_vocab()))});
   }

@@ -128,7 +128,7 @@ class EngineLoop {
   std::vector<RankedRow> ranked_rows_;
   std::vector<TokenLogit> ranks_;  // [kMaxBatchSequences][kMaxRanks]
   AlignedBuffer<float> logits_;
-  const MemoryCharge logits_charge_;
+  const MemoryCharge choice_charge_;     // of both
   std::vector<SamplerScratch> scratch_;  // one a worker
   std::vector<std::shared_ptr<Waker>> dirty_wakers_;
   Watch watch_{*this};
