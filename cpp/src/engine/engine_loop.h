@@ -128,7 +128,7 @@ class EngineLoop {
   std::vector<RankedRow> ranked_rows_;
   std::vector<TokenLogit> ranks_;  // [kMaxBatchSequences][kMaxRanks]
   AlignedBuffer<float> logits_;
-  const MemoryCharge choice_charge_;     // of both
+  const MemoryCharge choice_charge_;     // of ranks_ and logits_
   std::vector<SamplerScratch> scratch_;  // one a worker
   std::vector<std::shared_ptr<Waker>> dirty_wakers_;
   Watch watch_{*this};

@@ -3,9 +3,9 @@
 // does acc = fma(offset, fl(d * sum), acc). Blocks in the order of K, one accumulator a row.
 //
 // A panel is unpacked block by block, once for a tile of tokens; the tile's accumulators stay in
-// the first-level cache. The dots of different tokens are independent, so that the processor
-// overlaps them. What a block passes through is always inlined: left to itself, g++ lets some
-// formats' codes take the way over the stack.
+// registers, those of a large tile in the first-level cache. The dots of different tokens are
+// independent, so that the processor overlaps them. What a block passes through is always inlined:
+// left to itself, g++ lets some formats' codes take the way over the stack.
 #pragma once
 
 #include "kernels/gemm.h"
@@ -123,7 +123,8 @@ template <class S, class F, Fetch kFetch, class Fn>
   }
 }
 
-// Tiles of up to so many tokens have a constant size, so that their accumulators stay in registers.
+// Tiles of up to so many tokens have a constant size, so that their accumulators stay in registers;
+// but not the largest tile of an instruction set, which also takes what is left.
 inline constexpr size_t kSmallTile = 4;
 template <class S, size_t kTile>
 [[gnu::always_inline]] constexpr size_t tile_size(size_t n_tokens) {

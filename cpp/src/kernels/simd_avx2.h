@@ -79,17 +79,14 @@ struct Avx2 {
     if constexpr (kStep % kGroups == kGroups - 1 || kStep == 7)
       dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
   }
-  // The squares of (codes - kOffset), which are signed bytes, summed for each row.
+  // Adds the squares of (codes - kOffset), which are signed bytes.
   template <int kOffset>
-  static __m256i squares(Bytes codes) {
+  static void add_squares(Dot& dot, Bytes codes) {
     const __m256i x = _mm256_sub_epi8(codes, _mm256_set1_epi8(static_cast<char>(kOffset)));
     const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8);
     const __m256i odd = _mm256_srai_epi16(x, 8);
-    return _mm256_add_epi32(_mm256_madd_epi16(even, even), _mm256_madd_epi16(odd, odd));
-  }
-  template <int kOffset>
-  static void add_squares(Dot& dot, Bytes codes) {
-    dot.total = _mm256_add_epi32(dot.total, squares<kOffset>(codes));
+    dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(even, even));
+    dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(odd, odd));
   }
   // 128 * high + low
   static Dot dot_planes(const Dot& high, const Dot& low) {

@@ -24,10 +24,6 @@ struct Avx2Vnni : Avx2 {
     __builtin_memcpy(&four, inputs + 4 * kStep, 4);
     dot = _mm256_dpbusd_epi32(dot, codes, _mm256_set1_epi32(four));
   }
-  template <int kOffset>
-  static void add_squares(Dot& dot, Bytes codes) {
-    dot = _mm256_add_epi32(dot, squares<kOffset>(codes));
-  }
   // 128 * high + low
   static Dot dot_planes(Dot high, Dot low) {
     return _mm256_add_epi32(_mm256_slli_epi32(high, 7), low);

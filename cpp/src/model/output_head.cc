@@ -81,7 +81,7 @@ size_t HeadWorkspace::bytes() const {
 OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, std::vector<float> norms,
                        std::shared_ptr<MemoryLedger> ledger)
     : matrix_(matrix), softcap_(softcap) {
-  if (softcap != 0) return;
+  if (softcap != 0 || norms.size() != matrix.n_panels()) return;
   norms_ = std::move(norms);
   norms_.resize(round_up(matrix.n_panels(), kBlockPanels));
   longest_ = *std::max_element(norms_.begin(), norms_.end());

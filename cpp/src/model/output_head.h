@@ -33,8 +33,8 @@ namespace smallmind {
 // not monotone.
 class OutputHead {
  public:
-  // norms: Kernels::panel_norms of all panels; not read where there is a cap. The ledger may be
-  // null.
+  // norms: Kernels::panel_norms of all panels; not read where there is a cap. Without them no first
+  // ranks are found. The ledger may be null.
   OutputHead(const PackedMatrix& matrix, float softcap, std::vector<float> norms,
              std::shared_ptr<MemoryLedger> ledger);
 

@@ -54,7 +54,7 @@ struct Weights {
   std::vector<float> rope_factors;  // [n_rot / 2], angles are divided by these; empty: none
   PackedMatrix embedding;           // [n_vocab] rows of n_embd
   PackedMatrix output;              // the same matrix where the file ties them
-  std::vector<float> output_norms;  // its longest rows, see OutputHead; empty: logits are capped
+  std::vector<float> output_norms;  // [panels], its longest rows; OutputHead takes them
   std::unique_ptr<WeightArena> arena;
 };
 
@@ -67,8 +67,8 @@ class WeightBinder {
   bool has(const std::string& name) const;
   // The tensor must exist with this shape and a type fit for the role: a product's weights, or a
   // plain vector. Throws Error(kModelFormat, kUnsupportedModel) naming it. The target must stay
-  // where it is until load(). norms, where given: room for Kernels::panel_norms of every panel,
-  // which are measured while the panels are in the caches.
+  // where it is until load(). norms, where given, too: it gets Kernels::panel_norms of
+  // every panel, measured while the panel is in the caches.
   void matrix(const std::string& name, size_t n_rows, size_t n_columns, PackedMatrix& target,
               std::vector<float>* norms = nullptr);
   void vector(const std::string& name, size_t n, std::vector<float>& target);

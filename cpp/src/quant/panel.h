@@ -27,7 +27,8 @@ inline constexpr size_t kPanelAlignment = 64;
 inline constexpr size_t kChunkUnits = 8;  // blocks, or columns of a float format
 
 // A format with kCodeLines packs the code bytes of a block as they are, 4 to each of so many lines
-// from the block's first on; its pack() does the rest. Without kCodeLines pack() does all.
+// from the block's first on; its pack(), which is given the block's bytes, does the rest. Without
+// kCodeLines pack() is given the Block and does all.
 
 // A format's unit in columns.
 template <class F>

@@ -7,6 +7,7 @@ namespace {
 
 constexpr double kFading = 0.9;
 constexpr double kLeastPerToken = 1e-7;  // seconds
+constexpr double kMostChoosing = 0.1;    // seconds; more is the system's doing
 
 }  // namespace
 
@@ -34,7 +35,8 @@ void CostModel::observe(int64_t n_tokens, double sum_of_contexts, double seconds
 }
 
 void CostModel::observe_choosing(double seconds) noexcept {
-  cost_.choosing = kFading * cost_.choosing + (1 - kFading) * seconds;
+  cost_.choosing_seconds =
+      kFading * cost_.choosing_seconds + (1 - kFading) * std::min(seconds, kMostChoosing);
 }
 
 }  // namespace smallmind

@@ -19,7 +19,7 @@ class CostModel {
   void observe_choosing(double seconds) noexcept;
 
  private:
-  StepCost cost_{0.0004, 0};                           // a guess that starts with chunks of 48
+  StepCost cost_{0.0004, 0};  // a guess: chunks of 128, and of 48 beside a stream
   double nn_ = 0, nc_ = 0, cc_ = 0, nt_ = 0, ct_ = 0;  // faded sums of products
 };
 

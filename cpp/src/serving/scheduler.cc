@@ -76,9 +76,9 @@ int64_t decode_share(std::span<const RequestView> requests, size_t n_keys, StepP
 // What a step with these decodes has left for prompts.
 double seconds_for_prompts(const StepPlan& plan, const StepCost& cost) {
   if (plan.slices.empty()) return kPromptStepSeconds;
-  double streams = cost.choosing;
+  double streams = cost.choosing_seconds;
   for (const PlannedSlice& slice : plan.slices) streams += slice.seconds;
-  return std::clamp(kMostSlowing * streams, kTargetStepSeconds, kPromptStepSeconds) - streams;
+  return std::clamp(kMostSlowing * streams, kStreamStepSeconds, kPromptStepSeconds) - streams;
 }
 
 }  // namespace

@@ -11,8 +11,8 @@ namespace smallmind {
 
 // What a step should take: less beside a stream, which waits for its next token, than for prompts
 // alone, which gain from reading the weights less often. Many streams take long by themselves;
-// beside them a step may take up to kMostSlowing times as long as theirs alone.
-inline constexpr double kTargetStepSeconds = 0.020;
+// beside them a step may take kMostSlowing times as long as theirs alone, up to kPromptStepSeconds.
+inline constexpr double kStreamStepSeconds = 0.020;
 inline constexpr double kPromptStepSeconds = 0.060;
 inline constexpr double kMostSlowing = 4;
 inline constexpr double kLongestOvertaking = 2.0;  // seconds; then first come, first served

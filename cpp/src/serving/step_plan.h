@@ -25,12 +25,12 @@ struct KeyView {
   double seconds_used = 0;  // of steps, by its requests
 };
 
-// Predicted seconds of a step: the sum over its tokens of (per_token + per_context * context), and
-// what choosing the next tokens took of late.
+// Predicted seconds of a step's forward pass: the sum over its tokens of (per_token + per_context *
+// context). Choosing the next tokens comes on top; it took so long of late.
 struct StepCost {
   double per_token = 0;
   double per_context = 0;
-  double choosing = 0;
+  double choosing_seconds = 0;
 };
 
 struct PlannedSlice {

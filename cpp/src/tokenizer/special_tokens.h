@@ -33,7 +33,7 @@ class SpecialTokens {
   // offsets) lies strictly inside. REQUIRES: text less than 4 GiB.
   std::vector<SpecialMatch> find(std::string_view text, bool parse_control,
                                  std::span<const size_t> marks) const;
-  size_t memory_bytes() const noexcept { return nodes_.capacity() * sizeof(Node) + sizeof *this; }
+  size_t memory_bytes() const noexcept { return nodes_.size() * sizeof(Node) + sizeof *this; }
 
  private:
   struct Node {

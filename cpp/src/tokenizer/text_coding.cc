@@ -53,7 +53,7 @@ bool decode_byte_level(std::string_view text, std::string& out) {
 // A raw space cannot come from text in this coding, so such a token is not plain.
 bool decode_metaspace(std::string_view text, std::string& out) {
   out.resize(text.size());
-  char* to = out.data();  // a register of its own: what is written may be any object's bytes
+  char* to = out.data();  // a register of its own: a char may alias `out` itself
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] == ' ') return false;
     const bool mark = text[i] == kMetaspaceMark[0] && text.substr(i, 3) == kMetaspaceMark;

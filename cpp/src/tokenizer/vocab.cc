@@ -120,7 +120,7 @@ bool Vocab::try_index(Duplicate& duplicate) {
 }
 
 size_t Vocab::memory_bytes() const noexcept {
-  // What was reserved beyond the bytes was never touched.
+  // What was reserved beyond the bytes is seldom touched.
   return blob_.size() + offsets_.capacity() * sizeof(uint32_t) + kinds_.capacity() +
          slots_.capacity() * sizeof(uint32_t);
 }

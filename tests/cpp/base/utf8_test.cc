@@ -75,6 +75,17 @@ TEST(Utf8Test, NamesTheFirstBadByte) {
   EXPECT_EQ(find_invalid_utf8("\xC0\x80"), 0u);          // an overlong NUL
 }
 
+// At every place of the words of eight bytes that are looked at together.
+TEST(Utf8Test, FindsABadByteBehindAnyNumberOfPlainOnes) {
+  for (size_t n_before = 0; n_before <= 17; ++n_before) {
+    const std::string before(n_before, 'a'), behind(8, 'z');
+    EXPECT_EQ(find_invalid_utf8(before + "\xFF" + behind), n_before);
+    EXPECT_EQ(find_invalid_utf8(before + "\xE2\x96" + behind), n_before);
+    EXPECT_EQ(find_invalid_utf8(before + "\xE2\x96\x81" + behind), kValid);
+    EXPECT_EQ(find_invalid_utf8(before + "\xC3\xA9" + behind + "\x80"), n_before + 10);
+  }
+}
+
 // The Unicode standard's example of maximal parts (chapter 3.9, table 3-8).
 TEST(Utf8Test, ReplacesEachMaximalBadPartOnce) {
   const std::string r = "\xEF\xBF\xBD";

@@ -19,6 +19,16 @@ namespace {
 
 constexpr size_t kRows = 37;  // two panels and a part
 
+double longest_row(const RandomMatrix& matrix, size_t panel) {
+  double longest = 0;
+  for (size_t row = panel * 16; row < std::min(kRows, panel * 16 + 16); ++row) {
+    double squares = 0;
+    for (const float x : matrix.row(row)) squares += double{x} * double{x};
+    longest = std::max(longest, std::sqrt(squares));
+  }
+  return longest;
+}
+
 class CoarseTest : public testing::TestWithParam<gguf::TensorType> {
  protected:
   static constexpr size_t kColumns = 512;
@@ -37,14 +47,28 @@ TEST_P(CoarseTest, LengthsOfRowsAreRoundedUpALittle) {
         EXPECT_EQ(norms[p], std::numeric_limits<float>::infinity()) << isa->name;
         continue;
       }
-      double longest = 0;
-      for (size_t row = p * 16; row < std::min(kRows, p * 16 + 16); ++row) {
-        double squares = 0;
-        for (const float x : matrix.row(row)) squares += double{x} * double{x};
-        longest = std::max(longest, std::sqrt(squares));
-      }
+      const double longest = longest_row(matrix, p);
       EXPECT_GE(norms[p], longest) << isa->name;
       EXPECT_LE(norms[p], longest * 1.002) << isa->name;
+    }
+  }
+}
+
+// Two squares of -128 do not fit a signed word of 16 bits.
+TEST_P(CoarseTest, LengthsOfRowsOfExtremeCodes) {
+  if (!is_code_times_scale(GetParam())) return;
+  std::mt19937 rng(4);
+  for (const uint8_t code : {0x00, 0x80, 0x7f, 0xff}) {
+    RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
+    matrix.fill(code, rng);
+    for (const Kernels* isa : available_kernels()) {
+      std::vector<float> norms(3);
+      isa->panel_norms(matrix.view(), 0, 3, norms.data());
+      for (size_t p = 0; p < 3; ++p) {
+        const double longest = longest_row(matrix, p);
+        EXPECT_GE(norms[p], longest) << isa->name;
+        EXPECT_LE(norms[p], longest * 1.002) << isa->name;
+      }
     }
   }
 }
@@ -71,7 +95,7 @@ TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
   const RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
   std::normal_distribution<float> draw;
   for (const Kernels* isa : available_kernels()) {
-    for (const size_t n_tokens : {1, 3, 16, 33, 64}) {
+    for (const size_t n_tokens : {1, 2, 3, 4, 16, 33, 64}) {
       ActivationBuffer buffer(n_tokens, kColumns);
       Activations a = buffer.view(true);
       for (size_t i = 0; i < n_tokens * kColumns; ++i) a.values[i] = draw(rng);

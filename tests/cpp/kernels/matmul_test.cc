@@ -209,14 +209,16 @@ void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = fa
 }
 
 TEST(MatmulTest, GivesTheFrozenFormulaBitForBitOnRandomCodes) {
-  for (const size_t n_tokens : {1, 2, 3, 5, 16, 31, 33, 67})
+  for (const size_t n_tokens : {1, 2, 3, 4, 5, 16, 31, 33, 67})
     Formats::for_each([&]<class F>() { check_format<F>(-1, false, n_tokens); });
 }
 
 // All codes at their ends, Q8_0's -128 included (fill 0x80), with inputs of +-127.
 TEST(MatmulTest, GivesTheFrozenFormulaAtExtremeCodes) {
-  for (const int fill : {0x00, 0x80, 0x7f, 0xff, 0x0f, 0xf0})
-    Formats::for_each([&]<class F>() { check_format<F>(fill, true, 3); });
+  for (const int fill : {0x00, 0x80, 0x7f, 0xff, 0x0f, 0xf0}) {
+    for (const size_t n_tokens : {3, 4, 6})
+      Formats::for_each([&]<class F>() { check_format<F>(fill, true, n_tokens); });
+  }
 }
 
 TEST(MatmulTest, GivesTheFrozenFormulaWithTwoPlanesOfInputs) {

@@ -22,7 +22,8 @@ constexpr size_t kVocab = 5'003;  // 313 panels, the last with 11 rows
 // A model of nothing but its head.
 class Head {
  public:
-  Head(RandomMatrix& matrix, int n_threads, float softcap = 0) : gang_(n_threads) {
+  Head(RandomMatrix& matrix, int n_threads, float softcap = 0, bool has_norms = true)
+      : gang_(n_threads) {
     config_.n_embd = kEmbd;
     config_.n_heads = config_.n_kv_heads = 1;
     config_.head_dim = config_.n_rot = 16;
@@ -32,7 +33,7 @@ class Head {
     config_.logit_softcap = softcap;
     weights_.output_norm.assign(kEmbd, 1.0f);
     workspace_ = std::make_unique<DecoderWorkspace>(config_, weights_, nullptr);
-    std::vector<float> norms(matrix.view().n_panels());
+    std::vector<float> norms(has_norms ? matrix.view().n_panels() : 0);
     kernels().panel_norms(matrix.view(), 0, norms.size(), norms.data());
     head_ = std::make_unique<OutputHead>(matrix.view(), softcap, std::move(norms), nullptr);
   }
@@ -187,6 +188,14 @@ TEST_P(OutputHeadTest, FindsNothingWhereALogitIsNotFinite) {
 TEST_P(OutputHeadTest, ACapLeavesNoShortcut) {
   RandomMatrix matrix(GetParam(), kVocab, kEmbd, rng_);
   Head head(matrix, 1, 30.0f);
+  const std::vector<float> row = matrix.row(7);
+  std::copy(row.begin(), row.end(), head.hidden(0));
+  EXPECT_EQ(head.check(1, 1), 0u);
+}
+
+TEST_P(OutputHeadTest, WithoutTheLengthsOfRowsThereIsNoShortcut) {
+  RandomMatrix matrix(GetParam(), kVocab, kEmbd, rng_);
+  Head head(matrix, 1, 0, false);
   const std::vector<float> row = matrix.row(7);
   std::copy(row.begin(), row.end(), head.hidden(0));
   EXPECT_EQ(head.check(1, 1), 0u);

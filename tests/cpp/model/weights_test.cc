@@ -18,7 +18,8 @@ namespace smallmind {
 namespace {
 
 constexpr uint64_t kColumns = 640;
-constexpr uint64_t kRows = 2'005;  // 126 panels, six pieces, the last panel with 5 rows
+constexpr uint64_t kRows =
+    6'005;  // 376 panels, 16 pieces: an item for each thread; the last panel has 5 rows
 constexpr uint32_t kQ8_0 = 8;
 
 // Rows of codes of any value and of finite scales.

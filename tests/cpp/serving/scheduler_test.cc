@@ -77,12 +77,14 @@ TEST(SchedulerTest, AStreamShortensTheStepsOfPrompts) {
 
 TEST(SchedulerTest, StreamsThatTakeLongLeavePromptsThreeTimesAsLong) {
   StepCost cost = kDear;
-  cost.choosing = 0.002;  // 16 streams: 10 ms in all, prompts 30 ms
+  cost.choosing_seconds = 0.002;  // 16 streams: 10 ms in all, prompts 30 ms
   std::vector<RequestView> views(16, decode());
   views.push_back(prefill(900));
   EXPECT_EQ(plan(views, cost).back(), (Slices::value_type{16, 48}));
-  cost.choosing = 0.030;  // no step is planned above 60 ms: 22 ms
+  cost.choosing_seconds = 0.030;  // no step is planned above 60 ms: 22 ms
   EXPECT_EQ(plan(views, cost).back(), (Slices::value_type{16, 32}));
+  cost.choosing_seconds = 0.100;  // nothing is left, and a prompt goes on all the same
+  EXPECT_EQ(plan(views, cost).back(), (Slices::value_type{16, 16}));
 }
 
 TEST(SchedulerTest, WhoeverWasOvertakenTooLongGoesFirst) {
@@ -200,7 +202,9 @@ TEST(CostModelTest, LearnsBothCosts) {
 TEST(CostModelTest, LearnsWhatChoosingTakes) {
   CostModel model;
   for (int i = 0; i < 60; ++i) model.observe_choosing(0.004);
-  EXPECT_NEAR(model.cost().choosing, 0.004, 1e-4);
+  EXPECT_NEAR(model.cost().choosing_seconds, 0.004, 1e-4);
+  model.observe_choosing(10);  // the machine slept
+  EXPECT_LT(model.cost().choosing_seconds, 0.015);
 }
 
 TEST(CostModelTest, StaysPositiveOnAnyTimes) {

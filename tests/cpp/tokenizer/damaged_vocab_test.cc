@@ -134,6 +134,15 @@ TEST(DamagedVocabTest, TokensThatAreNotUtf8) {
   expect_failure(file, kFormat, "tokenizer.ggml.tokens", "ab\\xff");
 }
 
+TEST(DamagedVocabTest, NeighboursThatAreUtf8OnlyTogether) {
+  VocabFile file = byte_level_file();
+  file.add("good", 3);
+  file.add("", 3);
+  file.add("\xE2\x96", 3);
+  file.add("\x81x", 3);
+  expect_failure(file, kFormat, "tokenizer.ggml.tokens", "\\xe2\\x96");
+}
+
 TEST(DamagedVocabTest, TokensThatAreTooLong) {  // G-38
   for (const size_t length : {4097u, 65'536u, 1u << 20}) {
     VocabFile file = byte_level_file();

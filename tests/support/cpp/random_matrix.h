@@ -49,6 +49,12 @@ class RandomMatrix {
     std::memcpy(file_.data() + to * bytes.size(), bytes.data(), bytes.size());
     pack();
   }
+  // All bytes of all blocks but their scales.
+  void fill(uint8_t value, std::mt19937& rng) {
+    std::fill(file_.begin(), file_.end(), std::byte{value});
+    quant::Formats::visit(view_.type, [&]<class F>() { set_scales<F>(rng); });
+    pack();
+  }
   // Of the last block of a row; binary16.
   void set_last_scale(size_t i, uint16_t d) {
     quant::Formats::visit(view_.type, [&]<class F>() {
