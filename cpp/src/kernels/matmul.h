@@ -137,7 +137,7 @@ template <class S, size_t kTile>
 template <class S, bool kFine, class Fn>
 [[gnu::always_inline]] inline void in_tiles(size_t n_tokens, const Fn& fn) {
   if (n_tokens == 1) return fn.template operator()<1, Fetch::kFirstLevel>(0, 1);
-  if constexpr (!kFine) {
+  if constexpr (!kFine && S::kMaxTile > kSmallTile) {
     if (n_tokens == 2) return fn.template operator()<2, Fetch::kSecondLevel>(0, 2);
     if (n_tokens == 3) return fn.template operator()<3, Fetch::kSecondLevel>(0, 3);
     if (n_tokens == 4) return fn.template operator()<4, Fetch::kSecondLevel>(0, 4);
