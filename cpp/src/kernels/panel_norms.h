@@ -22,19 +22,14 @@ float panel_norm(const std::byte* panel, size_t n_columns) {
   float most = 0.0f;
   for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
     auto squares = S::row_set1(0.0f);
-    const std::byte* chunk = panel;
-    for (size_t first = 0; first < n_blocks; first += quant::kChunkUnits) {
-      const size_t left = n_blocks - first;
-      const size_t n = left < quant::kChunkUnits ? left : quant::kChunkUnits;
-      for (size_t b = 0; b < n; ++b) {
-        const WeightBlock<S, F> block(chunk, n, b, row);
-        constexpr size_t kGroups = quant::kGroups / F::kScalesPerBlock;
-        for (size_t i = 0; i < F::kScalesPerBlock; ++i)
-          squares = S::fma(sum_of_squares<S, F>(block, i * kGroups, (i + 1) * kGroups),
-                           S::mul(block.scale[i], block.scale[i]), squares);
-      }
-      chunk += quant::kChunkStride<F>;
-    }
+    for_each_block<S, F, Fetch::kNone>(
+        panel, row,
+        n_blocks, [&](const WeightBlock<S, F>& block, size_t) __attribute__((always_inline)) {
+          constexpr size_t kGroups = quant::kGroups / F::kScalesPerBlock;
+          for (size_t i = 0; i < F::kScalesPerBlock; ++i)
+            squares = S::fma(sum_of_squares<S, F>(block, i * kGroups, (i + 1) * kGroups),
+                             S::mul(block.scale[i], block.scale[i]), squares);
+        });
     float rows[S::kRows];
     S::store_row(rows, squares);
     for (const float x : rows) {
