@@ -6,9 +6,9 @@ import dataclasses
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core
 from .chat_prompt import ChatPrompt, Prompt, checked_messages
@@ -24,27 +24,30 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 
+class _Context(NamedTuple):
+    messages: list[dict[str, str]]
+    kept: Prompt | None
+    """What the core's session holds of them; None: nothing yet."""
+
+
 class _Turn:
-    """One question and its answer, from the rendering to the end of the stream."""
+    """One question and its answer.
 
-    def __init__(self, chat: ChatSession, messages: list[dict[str, str]]) -> None:
-        self.messages = messages
-        self.prompt: Prompt = chat._prompt.next(messages)
-        self._chat = chat
-        self._open = threading.Lock()  # taken by whoever ends the turn
+    An exception may come out between any two steps of it, Ctrl-C included, so nothing of a turn has
+    to be given back: it lasts while the call that began it is inside `with running`, and then while
+    its stream is open.
+    """
 
-    def end(self, result: GenerationResult | None) -> None:
-        """Keeps the turn with the text so far; None leaves the chat as it was. Counts once."""
-        if not self._open.acquire(blocking=False):
-            return
-        if result is not None:
-            message = {"role": "assistant", "content": result.text}
-            self._chat._prompt.keep(self.prompt, result.text, result.token_ids)
-            self._chat._messages = [*self.messages, message]
-        self._chat._turn = None
-        self._chat._in_use.release()
+    def __init__(self) -> None:
+        self.running = threading.Lock()
+        self.since = time.monotonic()
+        self.context = _Context([], None)  # that it leaves: until it is answered, the one before it
+        self.messages: list[dict[str, str]] = []
+        self.prompt = Prompt("", [], retokenized=False)
+        self.stream: Callable[[], ChatStream | None] = lambda: None
+        self.is_over = False  # its stream has ended, and an answer was kept
 
-    def chat_result(self, result: GenerationResult) -> ChatResult:
+    def result(self, result: GenerationResult) -> ChatResult:
         fields = {
             field.name: getattr(result, field.name)
             for field in dataclasses.fields(GenerationResult)
@@ -53,12 +56,22 @@ class _Turn:
         return ChatResult(**fields, message={"role": "assistant", "content": result.text})
 
 
+class _Link(NamedTuple):
+    """A turn, and the place for the one after it, which `dict.setdefault` gives to the first who
+    comes. A lock would have to be given back. No turn knows of its links: a stream that somebody
+    keeps would keep all later turns."""
+
+    turn: _Turn
+    next: dict[None, _Link]
+
+
 class ChatStream(TokenStream):
     """The tokens of one answer. However the stream ends, the chat keeps the text so far; only an
     exception leaves its messages as they were before the call."""
 
-    def __init__(self, stream: _core.Stream, turn: _Turn) -> None:
+    def __init__(self, stream: _core.Stream, chat: ChatSession, turn: _Turn) -> None:
         super().__init__(stream)
+        self._chat = chat
         self._turn = turn
 
     def __next__(self) -> Token:
@@ -84,16 +97,20 @@ class ChatStream(TokenStream):
             result = super().result()
         finally:
             self._end_turn()
-        return self._turn.chat_result(result)
+        return self._turn.result(result)
 
     def _end_turn(self) -> None:
-        self._turn.end(None if self.failed or self._broken else self.partial_result())
+        if self._turn.is_over:
+            return
+        if not (self.failed or self._broken):
+            self._chat._keep(self._turn, self.partial_result())
+        self._turn.is_over = True
 
     def __del__(self) -> None:
         try:
             self.close()
         except Exception:
-            pass  # the interpreter ends, or __init__ failed
+            pass  # the interpreter ends, or an exception came before __init__
 
 
 class ChatSession(Uncopyable):
@@ -111,13 +128,11 @@ class ChatSession(Uncopyable):
     ) -> None:
         self._core = core
         self._prompt = prompt
-        self._first_messages = messages
-        self._messages = messages
-        self._in_use = threading.Lock()  # held by a turn from its start to its end
-        self._since = 0.0
-        self._turn: _Turn | None = None
+        self._start_context = _Context(messages, None)
+        first = _Turn()
+        first.context = self._start_context
+        self._last = _Link(first, {})
         self._cancelled: _Turn | None = None
-        self._stream: weakref.ref[ChatStream] | None = None
 
     @spelled_out
     def send(
@@ -178,15 +193,14 @@ class ChatSession(Uncopyable):
         cancel: _core.CancellationToken | None,
         timeout: float | None,
     ) -> ChatResult:
-        turn = self._begin(new)
-        result = None
-        try:
+        turn = _Turn()
+        with turn.running:
+            self._begin(turn, new)
             result = self._core.generate_context(
                 turn.prompt.ids, core_params(params), cancel, timeout
             )
-        finally:
-            turn.end(result)
-        return turn.chat_result(result)
+            self._keep(turn, result)
+        return turn.result(result)
 
     def _start(
         self,
@@ -196,52 +210,65 @@ class ChatSession(Uncopyable):
         timeout: float | None,
         owns_session: bool,
     ) -> ChatStream:
-        turn = self._begin(new)
-        try:
-            core = self._core.start_context(
-                turn.prompt.ids, core_params(params), cancel, timeout, owns_session=owns_session
+        turn = _Turn()
+        with turn.running:
+            self._begin(turn, new)
+            stream = ChatStream(
+                self._core.start_context(
+                    turn.prompt.ids, core_params(params), cancel, timeout, owns_session=owns_session
+                ),
+                self,
+                turn,
             )
-            stream = ChatStream(core, turn)
-        except BaseException:
-            turn.end(None)
-            raise
-        self._stream = weakref.ref(stream)
+            turn.stream = weakref.ref(stream)
         return stream
 
-    def _begin(self, new: list[dict[str, str]]) -> _Turn:
-        self._settle(gives_way=True)
-        if not self._in_use.acquire(blocking=False):
-            raise SessionBusyError(
-                f"chat session {self.id!r} has a call or an open stream since "
-                f"{time.monotonic() - self._since:.3f} s; session.cancel() ends it"
-            )
-        try:
-            self._since = time.monotonic()
-            messages = [*self._messages, *new]
-            checked_messages(messages, "messages")  # their number
-            self._turn = _Turn(self, messages)
-            return self._turn
-        except BaseException:
-            self._in_use.release()
-            raise
+    def _begin(self, turn: _Turn, new: list[dict[str, str]]) -> None:
+        self._take(turn)
+        turn.messages = [*turn.context.messages, *new]
+        checked_messages(turn.messages, "messages")  # their number
+        turn.prompt = self._prompt.next(turn.messages, turn.context.kept)
 
-    def _settle(self, gives_way: bool = False) -> None:
+    def _take(self, turn: _Turn) -> None:
+        """Makes it the last turn, or raises SessionBusyError. It must be running."""
+        link, last = _Link(turn, {}), self._last
+        while last is not link:
+            if not self._is_over(last.turn, gives_way=True):
+                raise SessionBusyError(
+                    f"chat session {self.id!r} has a call or an open stream since "
+                    f"{time.monotonic() - last.turn.since:.3f} s; session.cancel() ends it"
+                )
+            turn.context = last.turn.context
+            last = last.next.setdefault(None, link)
+        self._last = link
+
+    def _is_over(self, turn: _Turn, gives_way: bool = False) -> bool:
         """Ends a turn whose stream is over but was not read to its end. After `cancel()` a new call
         need not wait for whoever still holds the old stream: that one is closed."""
-        stream = self._stream() if self._stream is not None else None
-        turn = self._turn
-        if stream is None or turn is not stream._turn:
-            return
+        if turn.running.locked():
+            return False
+        stream = turn.stream()
+        if stream is None or turn.is_over:
+            return True
         if gives_way and turn is self._cancelled:
             stream.close()
-        elif not self._core.busy:
-            stream._end_turn()
+        elif self._core.busy:
+            return False
+        stream._end_turn()
+        return True
+
+    def _keep(self, turn: _Turn, result: GenerationResult) -> None:
+        """The turn is part of the conversation, with the text so far."""
+        message = {"role": "assistant", "content": result.text}
+        kept = self._prompt.answered(turn.prompt, result.text, result.token_ids)
+        turn.context = _Context([*turn.messages, message], kept)
 
     @property
     def messages(self) -> list[dict[str, str]]:
         """The conversation so far; a copy."""
-        self._settle()
-        return [dict(message) for message in self._messages]
+        last = self._last.turn
+        self._is_over(last)
+        return [dict(message) for message in last.context.messages]
 
     def render(self, *, add_generation_prompt: bool = False) -> str:
         """The text that the template makes of the messages."""
@@ -249,15 +276,16 @@ class ChatSession(Uncopyable):
 
     def cancel(self) -> None:
         """Ends the call or stream that runs, if one does. Any thread."""
-        self._cancelled = self._turn
+        self._cancelled = self._last.turn
         self._core.cancel()
 
     def reset(self) -> None:
         """Back to the messages that the session was made with."""
-        self._settle(gives_way=True)
-        self._core.reset()
-        self._messages = self._first_messages
-        self._prompt.forget()
+        turn = _Turn()
+        with turn.running:
+            self._take(turn)
+            self._core.reset()
+            turn.context = self._start_context
 
     def close(self) -> None:
         """Cancels what runs and gives the memory back. Any thread; a second close does nothing."""
@@ -294,7 +322,7 @@ class ChatSession(Uncopyable):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self._messages)} messages"
+        state = "closed" if self.closed else f"{len(self._last.turn.context.messages)} messages"
         return f"<ChatSession {self.id!r}: {state}>"
 
 

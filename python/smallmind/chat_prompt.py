@@ -122,7 +122,7 @@ class Prompt(NamedTuple):
 
 
 class ChatPrompt:
-    """The context of one chat session: a text, and the ids that stand for it."""
+    """Makes the context of a chat session: a text, and the ids that stand for it. Any thread."""
 
     def __init__(
         self, tokenizer: _core.Tokenizer, template: ChatTemplate, spellings: Spellings
@@ -130,7 +130,6 @@ class ChatPrompt:
         self._tokenizer = tokenizer
         self._template = template
         self._spellings = spellings
-        self._kept: Prompt | None = None  # with the answer of the last turn
 
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         return self._rendering(messages, add_generation_prompt).text
@@ -163,10 +162,10 @@ class ChatPrompt:
             return ""
         return self._tokenizer.token_bytes(token_id).decode("utf-8", "replace")
 
-    def next(self, messages: list[dict[str, str]]) -> Prompt:
-        """The context with which the model answers the messages."""
+    def next(self, messages: list[dict[str, str]], kept: Prompt | None) -> Prompt:
+        """The context with which the model answers the messages. kept: the last turn's, with its
+        answer."""
         rendering = self._rendering(messages, add_generation_prompt=True)
-        kept = self._kept
         if kept is not None and rendering.text.startswith(kept.text):
             added = rendering.text[len(kept.text) :]
             start = len(kept.text.encode())
@@ -181,21 +180,18 @@ class ChatPrompt:
             raise TemplateError("chat template: it makes no text of these messages")
         return Prompt(rendering.text, ids, retokenized=kept is not None)
 
-    def keep(self, prompt: Prompt, text: str, ids: list[int]) -> None:
-        """The answer becomes part of the context: its ids, as far as they spell its text. A stop
-        string is cut from the text in the middle of a token; the rest is tokenised."""
+    def answered(self, prompt: Prompt, text: str, ids: list[int]) -> Prompt:
+        """The context with the answer: its ids, as far as they spell its text. A stop string is cut
+        from the text in the middle of a token; the rest is tokenised."""
         n_ids = len(ids)
         while n_ids > 0 and not text.startswith(self._spelled(ids[:n_ids])):
             n_ids -= 1
         rest = text[len(self._spelled(ids[:n_ids])) :]
         added = self._tokenizer.encode(rest, add_special=False) if rest else []
-        self._kept = Prompt(prompt.text + text, [*prompt.ids, *ids[:n_ids], *added], False)
+        return Prompt(prompt.text + text, [*prompt.ids, *ids[:n_ids], *added], False)
 
     def _spelled(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special=True)
-
-    def forget(self) -> None:
-        self._kept = None
 
 
 def _offsets(parts: list[str]) -> Iterator[int]:

@@ -460,5 +460,5 @@ class Engine(Uncopyable):
 
 
 def _check_not_empty(session: ChatSession) -> None:
-    if not session._messages:
+    if not session.messages:
         raise InvalidArgumentError("messages: is empty")

@@ -255,6 +255,8 @@ work = [
     lambda: e.text_session().generate('a', **options),
 ]
 class Alarm(BaseException): pass
+# Of an exception out of __del__ Python only reports.
+sys.unraisablehook = lambda e: None if e.exc_type is Alarm else sys.__unraisablehook__(e)
 is_armed = False
 def interrupt(*_):
     if is_armed: raise Alarm

@@ -1,0 +1,145 @@
+"""An exception out of a signal handler at every place of a chat's code (P-01, A10).
+
+CPython runs handlers when a function begins, after a call and when a loop goes round. Here an
+exception is raised at each of these places in turn, which real signals hit once in many runs.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
+from mix_runs import tiny_model
+
+import smallmind as sm
+from smallmind import _core
+from smallmind import chat as chat_code
+from smallmind import stream as stream_code
+
+TRACED = (chat_code.__file__, stream_code.__file__)
+GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 2}
+
+
+class Alarm(BaseException):
+    pass
+
+
+class AlarmAt:
+    """A trace function that raises Alarm at one of the places where a handler could run."""
+
+    def __init__(self, place: int) -> None:
+        self._n_left = place
+        self._previous: dict[int, str] = {}  # by frame; to hold one would hold its variables
+        self.was_reached = False
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename not in TRACED or self.was_reached:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "call":
+            self._visit()
+        elif event == "opcode":
+            if self._previous.get(id(frame), "").startswith(
+                ("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
+            ):
+                self._visit()
+            self._previous[id(frame)] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+        elif event == "return":
+            self._previous.pop(id(frame), None)
+        return self
+
+    def _visit(self) -> None:
+        self._n_left -= 1
+        if self._n_left < 0:
+            self.was_reached = True
+            raise Alarm
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sm.Engine]:
+    with sm.Engine(tiny_model(tmp_path_factory.mktemp("tiny"), "llama"), n_threads=1) as engine:
+        yield engine
+
+
+def read_two_of_many(chat: sm.ChatSession) -> None:
+    stream = chat.stream("c", temperature=0, ignore_eos=True, max_tokens=100)
+    next(stream)
+    next(stream)
+    del stream
+
+
+CALLS: dict[str, Callable[[sm.ChatSession], Any]] = {
+    "send": lambda chat: chat.send("c", **GREEDY),
+    "stream": lambda chat: list(chat.stream("c", **GREEDY)),
+    "result": lambda chat: chat.stream("c", **GREEDY).result(),
+    "dropped": read_two_of_many,
+    "cancelled": lambda chat: (chat.stream("c", **GREEDY), chat.cancel(), chat.send("c", **GREEDY)),
+    "reset": lambda chat: chat.reset(),
+    "messages": lambda chat: (chat.stream("c", **GREEDY), chat.messages),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_a_chat_goes_on_after_an_exception_at_any_place(
+    tiny: sm.Engine, call: Callable[[sm.ChatSession], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # what is raised in __del__
+    tokenizer = tiny.tokenizer
+    n_places = 0
+    while True:
+        alarm = AlarmAt(n_places)
+        chat = tiny.chat_session()
+        chat.send("a", **GREEDY)
+        before = chat.messages
+        sys.settrace(alarm)
+        try:
+            call(chat)
+        except Alarm:
+            pass
+        finally:
+            sys.settrace(None)
+        # The conversation is whole, and so is the context of the next turn.
+        messages = chat.messages
+        assert messages[: len(before)] == before or messages == []
+        assert [m["role"] for m in messages] == ["user", "assistant"] * (len(messages) // 2)
+        answer = chat.send("b", **GREEDY)
+        question = {"role": "user", "content": "b"}
+        assert chat.messages == [*messages, question, answer.message]
+        context = tiny.chat_session(messages=[*messages, question]).render(
+            add_generation_prompt=True
+        )
+        ids = tokenizer.encode(context, add_special=False, parse_special=True)
+        assert tokenizer.decode(chat.token_ids[:-2]) == tokenizer.decode(ids)
+        if not alarm.was_reached:
+            break
+        n_places += 1
+    assert n_places >= 10
+
+
+def test_an_object_without_its_value_is_refused() -> None:
+    """What an exception before __init__ leaves, as `__new__` makes it."""
+    classes = [value for value in vars(_core).values() if isinstance(value, type)]
+    n_tried = 0
+    for cls in classes:
+        try:
+            unmade = cls.__new__(cls)
+        except TypeError:
+            continue  # made by the core only
+        methods = [name for name in vars(cls) if not name.startswith("_") or name == "__next__"]
+        for name in methods:
+            if isinstance(vars(cls)[name], staticmethod):
+                continue
+            with pytest.raises(TypeError, match=r"__init__\(\) was not called|arguments|iterator"):
+                getattr(unmade, name)()
+            n_tried += 1
+    assert n_tried > 40
+    with pytest.raises(TypeError, match=r"__init__\(\) was not called"):
+        sm.CancellationToken.linked(sm.CancellationToken.__new__(sm.CancellationToken))
