@@ -1,4 +1,4 @@
-"""An exception out of a signal handler at every place of a chat's code (P-01, A10).
+"""An exception out of a signal handler at every place of the package's code (P-01, A10).
 
 CPython runs handlers when a function begins, after a call and when a loop goes round. Here an
 exception is raised at each of these places in turn, which real signals hit once in many runs.
@@ -7,6 +7,7 @@ exception is raised at each of these places in turn, which real signals hit once
 from __future__ import annotations
 
 import dis
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from conftest import assert_idle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
@@ -24,7 +26,8 @@ from smallmind import _core
 from smallmind import chat as chat_code
 from smallmind import stream as stream_code
 
-TRACED = (chat_code.__file__, stream_code.__file__)
+PACKAGE = frozenset(map(str, Path(sm.__file__).parent.glob("*.py")))
+CHAT = frozenset((chat_code.__file__, stream_code.__file__))
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 2}
 
 
@@ -35,13 +38,14 @@ class Alarm(BaseException):
 class AlarmAt:
     """A trace function that raises Alarm at one of the places where a handler could run."""
 
-    def __init__(self, place: int) -> None:
+    def __init__(self, place: int, files: frozenset[str]) -> None:
         self._n_left = place
+        self._files = files
         self._previous: dict[int, str] = {}  # by frame; to hold one would hold its variables
         self.was_reached = False
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename not in TRACED or self.was_reached:
+        if frame.f_code.co_filename not in self._files or self.was_reached:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "call":
@@ -95,7 +99,7 @@ def test_a_chat_goes_on_after_an_exception_at_any_place(
     tokenizer = tiny.tokenizer
     n_places = 0
     while True:
-        alarm = AlarmAt(n_places)
+        alarm = AlarmAt(n_places, CHAT)
         chat = tiny.chat_session()
         chat.send("a", **GREEDY)
         before = chat.messages
@@ -118,6 +122,49 @@ def test_a_chat_goes_on_after_an_exception_at_any_place(
         )
         ids = tokenizer.encode(context, add_special=False, parse_special=True)
         assert tokenizer.decode(chat.token_ids[:-2]) == tokenizer.decode(ids)
+        if not alarm.was_reached:
+            break
+        n_places += 1
+    assert n_places >= 10
+
+
+ENGINE_CALLS: dict[str, Callable[[sm.Engine, sm.TextSession], Any]] = {
+    "generate": lambda engine, _: engine.generate("c", **GREEDY),
+    "stream": lambda engine, _: list(engine.stream("c", **GREEDY)),
+    "many": lambda engine, _: engine.generate_many(["c", "d", "e"], **GREEDY),
+    "chat": lambda engine, _: engine.chat([{"role": "user", "content": "c"}], **GREEDY),
+    "session": lambda _, session: session.generate("c", **GREEDY),
+    "session stream": lambda _, session: list(session.stream("c", **GREEDY)),
+    "fork": lambda _, session: session.fork().generate("c", **GREEDY),
+}
+
+
+@pytest.mark.parametrize("call", ENGINE_CALLS.values(), ids=ENGINE_CALLS.keys())
+def test_an_engine_goes_on_after_an_exception_at_any_place(
+    tiny: sm.Engine,
+    call: Callable[[sm.Engine, sm.TextSession], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    gc.collect()
+    n_sessions = tiny.status().n_sessions
+    n_places = 0
+    while True:
+        alarm = AlarmAt(n_places, PACKAGE)
+        with tiny.text_session() as session:
+            sys.settrace(alarm)
+            try:
+                call(tiny, session)
+            except Alarm:
+                pass
+            finally:
+                sys.settrace(None)
+            before = session.token_ids
+            result = session.generate("b", **GREEDY)
+            expected = tiny.tokenizer.encode("b", add_special=not before)
+            assert session.token_ids == [*before, *expected, *result.token_ids]
+        assert_idle(tiny)
+        assert tiny.status().n_sessions == n_sessions
         if not alarm.was_reached:
             break
         n_places += 1
