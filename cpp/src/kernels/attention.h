@@ -98,22 +98,35 @@ inline void fetch_lines(const std::byte* at) {
   for (size_t i = 0; i < kLines; ++i) __builtin_prefetch(at + i * 64, 0, 2);
 }
 
-// scores[q][key] = scale * q . key for the 32 keys of each of kPages pages.
-template <class S, size_t kQueries, size_t kPages>
-inline void score_pages(const AttentionTile& tile, const typename S::Element* queries,
-                        const std::byte* const* keys, const std::byte* const* next_keys,
-                        float* scores) {
-  constexpr size_t kVecs = 2 * kPages;  // of 16 keys
+// How many vectors of sums each query of a block has in registers.
+template <class S, size_t kQueries>
+inline constexpr size_t kBlockVecs = S::kBlockSums >= 4 * kQueries   ? 4
+                                     : S::kBlockSums >= 2 * kQueries ? 2
+                                                                     : 1;
+
+// scores[q][key] = scale * q . key for kVecs * 16 keys of the piece from vector `first` on.
+template <class S, size_t kQueries, size_t kVecs>
+inline void score_keys(const AttentionTile& tile, const typename S::Element* queries,
+                       const Piece& piece, size_t first, float* scores) {
+  constexpr size_t kPageVecs = kPageKeys / kLanes, kPages = (kVecs + 1) / kPageVecs;
+  constexpr size_t kLines = kVecs / kPages;  // of each page, with a pair
+  const std::byte* keys[kPages];
+  const std::byte* next[kPages];
+  for (size_t page = 0; page < kPages; ++page) {
+    const size_t line = first % kPageVecs * 64;
+    keys[page] = piece.keys[first / kPageVecs + page] + line;
+    next[page] = piece.next_keys[first / kPageVecs + page] + line;
+  }
   typename S::Vec sum[kQueries][kVecs];
   for (auto& row : sum)
     for (auto& x : row) x = S::set1(0.0f);
   const size_t n_pairs = tile.head_dim / 2;
   const size_t fetched = kv_region_bytes(tile.format, tile.head_dim) / n_pairs;  // with a pair
   for (size_t pair = 0; pair < n_pairs; ++pair) {
-    for (size_t page = 0; page < kPages; ++page)
-      fetch_lines<S, 2>(next_keys[page] + pair * fetched);
+    for (const std::byte* page : next) fetch_lines<S, kLines>(page + pair * fetched);
     for (size_t v = 0; v < kVecs; ++v) {
-      const auto key = S::load_pairs(keys[v / 2] + pair * kPageKeys * 4 + v % 2 * 64);
+      const auto key =
+          S::load_pairs(keys[v / kPageVecs] + pair * kPageKeys * 4 + v % kPageVecs * 64);
       for (size_t q = 0; q < kQueries; ++q)
         sum[q][v] =
             S::dot_pairs(S::repeat_pair(queries + q * kQueryStride + 2 * pair), key, sum[q][v]);
@@ -121,7 +134,8 @@ inline void score_pages(const AttentionTile& tile, const typename S::Element* qu
   }
   for (size_t q = 0; q < kQueries; ++q)
     for (size_t v = 0; v < kVecs; ++v)
-      S::store(scores + q * kPieceKeys + v * kLanes, S::mul(sum[q][v], S::set1(tile.scale)));
+      S::store(scores + q * kPieceKeys + (first + v) * kLanes,
+               S::mul(sum[q][v], S::set1(tile.scale)));
 }
 
 // Of all scores of a block, also those that were not computed.
@@ -135,15 +149,15 @@ inline void cap_scores(float softcap, size_t n, float* scores) {
 template <class S, size_t kQueries>
 inline void score_piece(const AttentionTile& tile, const Piece& piece, size_t q0,
                         const TileState<S>& state, BlockScratch<S, kQueries>& s) {
-  constexpr size_t kPages = kQueries * 4 <= 2 * S::kBlockQueries ? 2 : 1;
-  if (kPages == 2 && piece.keys[0] != nullptr && piece.keys[1] != nullptr) {
-    score_pages<S, kQueries, kPages>(tile, state.queries[q0], piece.keys, piece.next_keys,
-                                     s.scores[0]);
+  constexpr size_t kPieceVecs = kPieceKeys / kLanes;
+  constexpr size_t kVecs = kBlockVecs<S, kQueries>;
+  if (kVecs == kPieceVecs && piece.keys[0] != nullptr && piece.keys[1] != nullptr) {
+    score_keys<S, kQueries, kVecs>(tile, state.queries[q0], piece, 0, s.scores[0]);
   } else {
-    for (size_t page = 0; page < 2; ++page)
-      if (piece.keys[page] != nullptr)
-        score_pages<S, kQueries, 1>(tile, state.queries[q0], piece.keys + page,
-                                    piece.next_keys + page, s.scores[0] + page * kPageKeys);
+    constexpr size_t kFew = kVecs < kPieceVecs ? kVecs : kPieceVecs / 2;
+    for (size_t v = 0; v < kPieceVecs; v += kFew)
+      if (piece.keys[v * kLanes / kPageKeys] != nullptr)
+        score_keys<S, kQueries, kFew>(tile, state.queries[q0], piece, v, s.scores[0]);
   }
   if (tile.softcap != 0) cap_scores<S>(tile.softcap, kQueries * kPieceKeys, s.scores[0]);
 }
@@ -311,7 +325,7 @@ inline void take_values(const AttentionTile& tile, const Piece& piece, size_t di
 template <class S, size_t kQueries, bool kWhole>
 inline void take_all_values(const AttentionTile& tile, const Piece& piece,
                             const BlockScratch<S, kQueries>& s) {
-  constexpr size_t kVecs = kQueries * 4 <= 2 * S::kBlockQueries ? 4 : 2;  // of accumulators
+  constexpr size_t kVecs = kBlockVecs<S, kQueries>;
   size_t dim = 0;
   for (; dim + kVecs * kLanes <= tile.head_dim; dim += kVecs * kLanes)
     take_values<S, kQueries, kVecs, kWhole>(tile, piece, dim, s);
