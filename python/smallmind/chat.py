@@ -45,7 +45,7 @@ class _Turn:
         self.messages: list[dict[str, str]] = []
         self.prompt = Prompt("", [], retokenized=False)
         self.stream: Callable[[], ChatStream | None] = lambda: None
-        self.is_over = False  # its stream has ended, and an answer was kept
+        self.is_over = False  # its stream has ended; what is to be kept of it is in the context
 
     def result(self, result: GenerationResult) -> ChatResult:
         fields = {
@@ -58,8 +58,8 @@ class _Turn:
 
 class _Link(NamedTuple):
     """A turn, and the place for the one after it, which `dict.setdefault` gives to the first who
-    comes. A lock would have to be given back. No turn knows of its links: a stream that somebody
-    keeps would keep all later turns."""
+    comes: in one step, where a lock could stay taken. A turn does not know its link, or a stream
+    that somebody keeps would keep all later turns."""
 
     turn: _Turn
     next: dict[None, _Link]

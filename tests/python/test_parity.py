@@ -1,7 +1,7 @@
 """Engine.score against fp32 on the real models, and against llama.cpp's recorded distance.
 
 The reference runs here, in the test; llama.cpp's figures on the same ids were measured once by
-tests/support/measure_llama_cpp.py (issue 3: mean and p99 KL at most 1.0 x on SmolLM2, 0.5 x on
+tests/support/measure_llama_cpp.py (issue 5: mean and p99 KL at most 0.8 x on SmolLM2, 0.4 x on
 Gemma 3). At least 1,500 positions of English, code and other languages.
 """
 
@@ -24,7 +24,7 @@ from reference import ReferenceModel
 from texts import PARITY, TEXTS, file_sha256, sections
 
 MIN_POSITIONS = 1_500
-RATIO = {"smollm2": 1.0, "gemma3": 0.5}
+RATIO = {"smollm2": 0.8, "gemma3": 0.4}
 CACHE_COST = 0.0012  # of mean KL, of a q8_0 cache over bf16 (numerics, "Attention")
 SLAB = 512  # positions at once: 0.5 GB of Gemma's logits; each slab computes its prefix anew
 ROWS = 64  # of the reference's logits at once
