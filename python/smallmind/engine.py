@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from . import _core
 from .errors import InvalidArgumentError, TemplateError
@@ -20,6 +20,7 @@ from .stream import TokenStream
 from .uncopyable import Uncopyable
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from typing_extensions import Self
 
@@ -175,6 +176,7 @@ class Engine(Uncopyable):
     ) -> npt.NDArray[np.float32]:
         """Raw logits [n, n_vocab] after each of the ids, or after those at `positions`
         (ascending). The ids are taken as they are. `out`: an array of that shape to fill."""
+        _import_numpy()
         with reporting(progress) as callback:
             return self._core.score(
                 ids, positions=positions, out=out, cancel=cancel, progress=callback
@@ -457,6 +459,16 @@ class Engine(Uncopyable):
             f"kv_limit={info.kv_limit / 1e6:.1f} MB"
             f"{', closed' if self.closed else ''}>"
         )
+
+
+def _import_numpy() -> None:
+    """Where it is needed first: it takes as long to import as a small model to load. In a thread of
+    its own, because signal handlers run in the main thread only: NumPy cannot be imported again
+    after an exception in the middle."""
+    if "numpy" not in sys.modules:
+        thread = threading.Thread(target=__import__, args=("numpy",), name="smallmind-numpy")
+        thread.start()
+        thread.join()
 
 
 def _check_not_empty(session: ChatSession) -> None:

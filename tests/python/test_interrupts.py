@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import gc
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,3 +191,35 @@ def test_an_object_without_its_value_is_refused() -> None:
     assert n_tried > 40
     with pytest.raises(TypeError, match=r"__init__\(\) was not called"):
         sm.CancellationToken.linked(sm.CancellationToken.__new__(sm.CancellationToken))
+
+
+FIRST_SCORE = """
+import signal, sys, smallmind as sm
+class Alarm(BaseException): pass
+is_armed = True
+def interrupt(*_):
+    if is_armed: raise Alarm
+signal.signal(signal.SIGALRM, interrupt)
+with sm.Engine(sys.argv[1], n_threads=1) as engine:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
+        engine.score([5])
+    except Alarm:
+        print("interrupted", end=" ")
+    is_armed = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(engine.score([5]).shape == (1, engine.info.n_vocab))
+"""
+
+
+def test_a_first_score_can_be_interrupted(tmp_path: Path) -> None:
+    """It imports NumPy, which cannot be imported again after an exception in the middle."""
+    model = str(tiny_model(tmp_path, "llama"))
+    outputs = []
+    for i in range(16):
+        command = [sys.executable, "-c", FIRST_SCORE, model, str(0.003 + 0.005 * i)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        outputs.append(done.stdout.strip())
+    assert set(outputs) <= {"True", "interrupted True"}
+    assert outputs.count("interrupted True") > 4
