@@ -114,7 +114,7 @@ GenerationResult collect(const std::shared_ptr<Stream>& stream) {
 }
 
 void bind_stream(py::module_& module) {
-  py::class_<StreamHandle>(module, "Stream", py::dynamic_attr(), "The reading end of a generation.")
+  py::class_<StreamHandle>(module, "Stream", "The reading end of a generation.")
       .def(py::init([](StreamHandle& other) {
              auto copy =
                  std::make_unique<StreamHandle>(other.stream, other.session, other.owns_session);

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from . import _core
 from .chat_prompt import ChatPrompt, Prompt, checked_messages
@@ -35,7 +35,7 @@ class _Turn:
 
     An exception may come out between any two steps of it, Ctrl-C included, so nothing of a turn has
     to be given back: it lasts while the call that began it is inside `with running`, and then while
-    its stream is open.
+    it has a stream that somebody reads.
     """
 
     def __init__(self) -> None:
@@ -44,8 +44,9 @@ class _Turn:
         self.context = _Context([], None)  # that it leaves: until it is answered, the one before it
         self.messages: list[dict[str, str]] = []
         self.prompt = Prompt("", [], retokenized=False)
-        self.stream: Callable[[], ChatStream | None] = lambda: None
-        self.is_over = False  # its stream has ended; what is to be kept of it is in the context
+        self.stream: _core.Stream | None = None  # until what is to be kept of it is in the context
+        self.reader: Callable[[], ChatStream | None] = lambda: None
+        self.has_failed = False  # by an exception: nothing is kept
 
     def result(self, result: GenerationResult) -> ChatResult:
         fields = {
@@ -76,17 +77,25 @@ class ChatStream(TokenStream):
 
     def __next__(self) -> Token:
         try:
-            return super().__next__()
-        except BaseException:  # the end (StopIteration), too
+            token = super().__next__()
+        except StopIteration:
             self._end_turn()
             raise
+        except BaseException:
+            self._fail()
+            raise
+        return token
 
     async def __anext__(self) -> Token:
         try:
-            return await super().__anext__()
-        except BaseException:
+            token = await super().__anext__()
+        except StopAsyncIteration:
             self._end_turn()
             raise
+        except BaseException:
+            self._fail()
+            raise
+        return token
 
     def close(self) -> None:
         super().close()
@@ -95,16 +104,20 @@ class ChatStream(TokenStream):
     def result(self) -> ChatResult:
         try:
             result = super().result()
-        finally:
             self._end_turn()
+        except BaseException:
+            self._fail()
+            raise
         return self._turn.result(result)
 
     def _end_turn(self) -> None:
-        if self._turn.is_over:
-            return
-        if not (self.failed or self._broken):
-            self._chat._keep(self._turn, self.partial_result())
-        self._turn.is_over = True
+        if self.failed or self._broken:
+            self._turn.has_failed = True
+        self._chat._end(self._turn)
+
+    def _fail(self) -> None:
+        self._turn.has_failed = True
+        self.close()
 
     def __del__(self) -> None:
         try:
@@ -131,7 +144,7 @@ class ChatSession(Uncopyable):
         self._start_context = _Context(messages, None)
         first = _Turn()
         first.context = self._start_context
-        self._last = _Link(first, {})
+        self._last = _Link(first, {})  # or, after an exception, one before the last
         self._cancelled: _Turn | None = None
 
     @spelled_out
@@ -211,17 +224,20 @@ class ChatSession(Uncopyable):
         owns_session: bool,
     ) -> ChatStream:
         turn = _Turn()
-        with turn.running:
-            self._begin(turn, new)
-            stream = ChatStream(
-                self._core.start_context(
+        try:
+            with turn.running:
+                self._begin(turn, new)
+                turn.stream = self._core.start_context(
                     turn.prompt.ids, core_params(params), cancel, timeout, owns_session=owns_session
-                ),
-                self,
-                turn,
-            )
-            turn.stream = weakref.ref(stream)
-        return stream
+                )
+                stream = ChatStream(turn.stream, self, turn)
+                turn.reader = weakref.ref(stream)
+            return stream
+        except BaseException:  # whoever keeps the exception keeps the stream
+            turn.has_failed = True
+            if turn.stream is not None:
+                turn.stream.close()
+            raise
 
     def _begin(self, turn: _Turn, new: list[dict[str, str]]) -> None:
         self._take(turn)
@@ -233,29 +249,46 @@ class ChatSession(Uncopyable):
         """Makes it the last turn, or raises SessionBusyError. It must be running."""
         link, last = _Link(turn, {}), self._last
         while last is not link:
-            if not self._is_over(last.turn, gives_way=True):
-                raise SessionBusyError(
-                    f"chat session {self.id!r} has a call or an open stream since "
-                    f"{time.monotonic() - last.turn.since:.3f} s; session.cancel() ends it"
-                )
+            if not self._settle(last.turn, gives_way=True):
+                since = last.turn.since
+                del link, last  # whoever keeps the exception would keep all later turns
+                self._raise_busy(since)
             turn.context = last.turn.context
             last = last.next.setdefault(None, link)
         self._last = link
 
-    def _is_over(self, turn: _Turn, gives_way: bool = False) -> bool:
-        """Ends a turn whose stream is over but was not read to its end. After `cancel()` a new call
-        need not wait for whoever still holds the old stream: that one is closed."""
+    def _raise_busy(self, since: float) -> NoReturn:
+        _ = self._core.busy  # in a forked child that raises, and nothing else is said
+        raise SessionBusyError(
+            f"chat session {self.id!r} has a call or an open stream since "
+            f"{time.monotonic() - since:.3f} s; session.cancel() ends it"
+        )
+
+    def _settle(self, turn: _Turn, gives_way: bool = False) -> bool:
+        """Whether the turn is over. Ends it when its stream is over or nobody reads it any more.
+        After `cancel()` a new call need not wait for whoever still holds the old stream: that one
+        is closed."""
         if turn.running.locked():
             return False
-        stream = turn.stream()
-        if stream is None or turn.is_over:
+        stream = turn.stream
+        if stream is None:
             return True
-        if gives_way and turn is self._cancelled:
+        is_dropped = turn.has_failed or turn.reader() is None
+        if is_dropped or (gives_way and turn is self._cancelled):
             stream.close()
         elif self._core.busy:
             return False
-        stream._end_turn()
+        self._end(turn)
         return True
+
+    def _end(self, turn: _Turn) -> None:
+        """Of a stream that is over. A second time, also in another thread, changes nothing."""
+        stream = turn.stream
+        if stream is None:
+            return
+        if not turn.has_failed:
+            self._keep(turn, stream.partial_result())
+        turn.stream = None
 
     def _keep(self, turn: _Turn, result: GenerationResult) -> None:
         """The turn is part of the conversation, with the text so far."""
@@ -267,7 +300,7 @@ class ChatSession(Uncopyable):
     def messages(self) -> list[dict[str, str]]:
         """The conversation so far; a copy."""
         last = self._last.turn
-        self._is_over(last)
+        self._settle(last)
         return [dict(message) for message in last.context.messages]
 
     def render(self, *, add_generation_prompt: bool = False) -> str:

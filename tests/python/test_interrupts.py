@@ -1,7 +1,8 @@
 """An exception out of a signal handler at every place of the package's code (P-01, A10).
 
 CPython runs handlers when a function begins, after a call and when a loop goes round. Here an
-exception is raised at each of these places in turn, which real signals hit once in many runs.
+exception is raised at each of these places in turn, which real signals hit once in many runs. After
+a call it comes one instruction late: behind the end of a `try` whose last word the call is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dis
 import gc
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -81,43 +83,62 @@ def read_two_of_many(chat: sm.ChatSession) -> None:
     del stream
 
 
-CALLS: dict[str, Callable[[sm.ChatSession], Any]] = {
-    "send": lambda chat: chat.send("c", **GREEDY),
-    "stream": lambda chat: list(chat.stream("c", **GREEDY)),
-    "result": lambda chat: chat.stream("c", **GREEDY).result(),
-    "dropped": read_two_of_many,
-    "cancelled": lambda chat: (chat.stream("c", **GREEDY), chat.cancel(), chat.send("c", **GREEDY)),
-    "reset": lambda chat: chat.reset(),
-    "messages": lambda chat: (chat.stream("c", **GREEDY), chat.messages),
+# What is called, and how many turns it adds.
+CALLS: dict[str, tuple[Callable[[sm.ChatSession], Any], int]] = {
+    "send": (lambda chat: chat.send("c", **GREEDY), 1),
+    "stream": (lambda chat: list(chat.stream("c", **GREEDY)), 1),
+    "result": (lambda chat: chat.stream("c", **GREEDY).result(), 1),
+    "close": (lambda chat: chat.stream("c", **GREEDY).close(), 1),
+    "dropped": (read_two_of_many, 1),
+    "cancelled": (
+        lambda chat: (chat.stream("c", **GREEDY), chat.cancel(), chat.send("c", **GREEDY)),
+        2,
+    ),
+    "messages": (lambda chat: (chat.stream("c", **GREEDY), chat.messages), 1),
+    "reset": (lambda chat: chat.reset(), 0),
 }
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("is_kept", [False, True], ids=["", "kept"])
+@pytest.mark.parametrize("name", CALLS)
 def test_a_chat_goes_on_after_an_exception_at_any_place(
-    tiny: sm.Engine, call: Callable[[sm.ChatSession], Any], monkeypatch: pytest.MonkeyPatch
+    tiny: sm.Engine, name: str, is_kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """is_kept: so is the exception, and with it the variables of the functions that it left. Then
+    a stream may still be open, which cancel() ends."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # what is raised in __del__
+    call, n_turns = CALLS[name]
     tokenizer = tiny.tokenizer
     n_places = 0
     while True:
         alarm = AlarmAt(n_places, CHAT)
+        held: Alarm | None = None
         chat = tiny.chat_session()
         chat.send("a", **GREEDY)
         before = chat.messages
         sys.settrace(alarm)
         try:
             call(chat)
-        except Alarm:
-            pass
+        except Alarm as error:
+            held = error if is_kept else None
         finally:
             sys.settrace(None)
+        if held is not None:
+            chat.cancel()
         # The conversation is whole, and so is the context of the next turn.
         messages = chat.messages
-        assert messages[: len(before)] == before or messages == []
+        if name == "reset":
+            assert messages == [] or (alarm.was_reached and messages == before)
+        else:
+            asked = [m["content"] for m in messages if m["role"] == "user"]
+            assert messages[: len(before)] == before
+            assert asked == ["a"] + ["c"] * (len(asked) - 1)
+            assert len(asked) - 1 <= n_turns if alarm.was_reached else len(asked) - 1 == n_turns
         assert [m["role"] for m in messages] == ["user", "assistant"] * (len(messages) // 2)
         answer = chat.send("b", **GREEDY)
         question = {"role": "user", "content": "b"}
-        assert chat.messages == [*messages, question, answer.message]
+        assert chat.messages[-2:] == [question, answer.message]
+        messages = chat.messages[:-2]  # a stream that was closed for this call is in it
         context = tiny.chat_session(messages=[*messages, question]).render(
             add_generation_prompt=True
         )
@@ -127,6 +148,84 @@ def test_a_chat_goes_on_after_an_exception_at_any_place(
             break
         n_places += 1
     assert n_places >= 10
+
+
+def test_a_stream_that_an_exception_left_is_closed(tiny: sm.Engine) -> None:
+    """Though its reader keeps it; the messages are as before the call."""
+    chat = tiny.chat_session()
+    n_closed = 0
+    for place in range(60):
+        stream = chat.stream("c", temperature=0, ignore_eos=True, max_tokens=100)
+        next(stream)
+        alarm = AlarmAt(place, CHAT)
+        sys.settrace(alarm)
+        try:
+            next(stream)
+        except Alarm:
+            # Before its first instruction `__next__` can do nothing about it.
+            if place > 0:
+                n_closed += 1
+                assert chat.messages == []
+                assert chat.send("b", **GREEDY).finish_reason == "length"
+        finally:
+            sys.settrace(None)
+        stream.close()
+        chat.reset()
+        if not alarm.was_reached:
+            break
+    assert n_closed >= 1
+
+
+def test_a_turn_whose_stream_the_collector_drops_is_kept(tiny: sm.Engine) -> None:
+    """It clears weak references before any `__del__` runs; here another one's calls the chat."""
+    chat = tiny.chat_session()
+    chat.send("a", **GREEDY)
+
+    class First:
+        def __del__(self) -> None:
+            thread = threading.Thread(target=lambda: chat.send("x", **GREEDY))
+            thread.start()
+            thread.join()
+
+    gc.collect()
+    gc.disable()
+    try:
+        first: Any = First()
+        first.me = first
+        first.stream = chat.stream("dropped", temperature=0, ignore_eos=True, max_tokens=50)
+        next(first.stream)
+        del first
+        gc.collect()
+    finally:
+        gc.enable()
+    chat.send("z", **GREEDY)
+    asked = [m["content"] for m in chat.messages if m["role"] == "user"]
+    assert asked == ["a", "dropped", "x", "z"]
+
+
+def test_a_stream_in_a_cycle_is_collected(tiny: sm.Engine) -> None:
+    gc.collect()
+    n_sessions = tiny.status().n_sessions
+    stream: Any = tiny.stream("c", **GREEDY)
+    stream.me = [stream]
+    del stream
+    gc.collect()
+    assert_idle(tiny)
+    assert tiny.status().n_sessions == n_sessions
+
+
+def test_a_kept_busy_error_keeps_no_later_turns(tiny: sm.Engine) -> None:
+    chat = tiny.chat_session()
+    stream = chat.stream("c", **GREEDY)
+    with pytest.raises(sm.SessionBusyError) as busy:
+        chat.send("d", **GREEDY)
+    stream.close()
+    for _ in range(10):
+        chat.send("e", **GREEDY)
+    gc.collect()
+    turns = [o for o in gc.get_objects() if type(o) is chat_code._Turn and o.messages]
+    assert len([t for t in turns if t.messages[-1]["content"] == "e"]) <= 2
+    assert "open stream" in str(busy.value)
 
 
 ENGINE_CALLS: dict[str, Callable[[sm.Engine, sm.TextSession], Any]] = {

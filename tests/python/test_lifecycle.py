@@ -379,6 +379,37 @@ def test_a_forked_child_is_told_and_may_make_its_own(smollm2: Path, busy: bool) 
     engine.close()
 
 
+def test_the_child_of_a_fork_beside_a_chat_is_told(smollm2: Path) -> None:
+    # P-03: another thread is in the middle of a turn.
+    engine = sm.Engine(smollm2, n_threads=2)
+    chat = engine.chat_session(messages=[{"role": "user", "content": "Hi"}])
+    long = {"max_tokens": 4_000, "ignore_eos": True}
+    sender = threading.Thread(target=lambda: chat.send("Count", **long))
+    sender.start()
+    while engine.status().n_running == 0:
+        time.sleep(0.001)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            assert len(chat.messages) == 1
+            for call in (lambda: chat.send("x"), lambda: chat.stream("x"), chat.reset, chat.cancel):
+                try:
+                    call()
+                except sm.ForkedProcessError:
+                    continue
+                raise AssertionError(call)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    chat.cancel()
+    sender.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert len(chat.messages) == 3
+    engine.close()
+
+
 def test_a_forked_child_ends_silently(smollm2: Path) -> None:
     # The child runs Python's exit with the parent's objects in it.
     script = HEAD + (

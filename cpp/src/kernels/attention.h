@@ -104,11 +104,13 @@ inline constexpr size_t kBlockVecs = S::kBlockSums >= 4 * kQueries   ? 4
                                      : S::kBlockSums >= 2 * kQueries ? 2
                                                                      : 1;
 
-// scores[q][key] = scale * q . key for kVecs * 16 keys of the piece from vector `first` on.
+// scores[q][key] = scale * q . key for kVecs * 16 keys of the piece from vector `first` on, which
+// is a multiple of kVecs.
 template <class S, size_t kQueries, size_t kVecs>
 inline void score_keys(const AttentionTile& tile, const typename S::Element* queries,
                        const Piece& piece, size_t first, float* scores) {
-  constexpr size_t kPageVecs = kPageKeys / kLanes, kPages = (kVecs + 1) / kPageVecs;
+  constexpr size_t kPageVecs = kPageKeys / kLanes;
+  constexpr size_t kPages = (kVecs + kPageVecs - 1) / kPageVecs;
   constexpr size_t kLines = kVecs / kPages;  // of each page, with a pair
   const std::byte* keys[kPages];
   const std::byte* next[kPages];

@@ -12,7 +12,7 @@ struct Generic {
   static constexpr size_t kMaxTile = 4;
   static constexpr size_t kFloatTile = 4;
   static constexpr size_t kBlockQueries = 2;  // of attention
-  static constexpr size_t kBlockSums = 4;     // vectors of them that stay in registers
+  static constexpr size_t kBlockSums = 4;     // of a block, vectors in registers
   static constexpr bool kUnsignedDot = false;
 
   typedef uint16_t Words __attribute__((vector_size(64)));

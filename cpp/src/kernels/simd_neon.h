@@ -14,7 +14,7 @@ struct Neon {
   static constexpr size_t kMaxTile = 16;
   static constexpr size_t kFloatTile = 4;
   static constexpr size_t kBlockQueries = 2;  // of attention
-  static constexpr size_t kBlockSums = 4;     // vectors of them that stay in registers
+  static constexpr size_t kBlockSums = 4;     // of a block, vectors in registers
   static constexpr bool kUnsignedDot = false;
 
   struct Bytes {
