@@ -38,7 +38,11 @@ class _Turn:
     it has a stream that somebody reads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cancel: _core.CancellationToken | None = None) -> None:
+        if not isinstance(cancel, _core.CancellationToken | None):
+            raise TypeError(f"cancel: wants CancellationToken, has {type(cancel).__name__}")
+        # The session's cancel() trips it, from the beginning of the turn on.
+        self.token = _core.CancellationToken.linked(*([] if cancel is None else [cancel]))
         self.running = threading.Lock()
         self.since = time.monotonic()
         self.context = _Context([], None)  # that it leaves: until it is answered, the one before it
@@ -206,11 +210,11 @@ class ChatSession(Uncopyable):
         cancel: _core.CancellationToken | None,
         timeout: float | None,
     ) -> ChatResult:
-        turn = _Turn()
+        turn = _Turn(cancel)
         with turn.running:
             self._begin(turn, new)
             result = self._core.generate_context(
-                turn.prompt.ids, core_params(params), cancel, timeout
+                turn.prompt.ids, core_params(params), turn.token, timeout
             )
             self._keep(turn, result)
         return turn.result(result)
@@ -223,12 +227,16 @@ class ChatSession(Uncopyable):
         timeout: float | None,
         owns_session: bool,
     ) -> ChatStream:
-        turn = _Turn()
+        turn = _Turn(cancel)
         try:
             with turn.running:
                 self._begin(turn, new)
                 turn.stream = self._core.start_context(
-                    turn.prompt.ids, core_params(params), cancel, timeout, owns_session=owns_session
+                    turn.prompt.ids,
+                    core_params(params),
+                    turn.token,
+                    timeout,
+                    owns_session=owns_session,
                 )
                 stream = ChatStream(turn.stream, self, turn)
                 turn.reader = weakref.ref(stream)
@@ -309,8 +317,9 @@ class ChatSession(Uncopyable):
 
     def cancel(self) -> None:
         """Ends the call or stream that runs, if one does. Any thread."""
-        self._cancelled = self._last.turn
+        self._cancelled = turn = self._last.turn
         self._core.cancel()
+        turn.token.cancel()
 
     def reset(self) -> None:
         """Back to the messages that the session was made with."""

@@ -202,6 +202,30 @@ def test_after_session_cancel_the_next_call_need_not_wait(engine: sm.Engine) -> 
     assert held.finish_reason == text_held.finish_reason == "cancelled"
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_cancel_counts_from_the_beginning_of_a_turn(
+    engine: sm.Engine, is_stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the template renders, when the core knows nothing of the turn yet."""
+    chat = engine.chat_session()
+    render = chat._prompt.next
+
+    def cancelled_meanwhile(*arguments: Any) -> Any:
+        chat.cancel()
+        return render(*arguments)
+
+    monkeypatch.setattr(chat._prompt, "next", cancelled_meanwhile)
+    for token in (None, sm.CancellationToken()):
+        limits: Any = {"max_tokens": 4_000, "ignore_eos": True, "cancel": token}
+        result = chat.stream("a", **limits).result() if is_stream else chat.send("a", **limits)
+        assert result.finish_reason == "cancelled"
+        assert token is None or not token.cancelled
+    monkeypatch.undo()
+    assert chat.send("b", params=SHORT).finish_reason in ("stop", "length")
+    with pytest.raises(TypeError, match="cancel: wants CancellationToken"):
+        chat.send("b", cancel=5)  # type: ignore[arg-type]
+
+
 def test_after_an_exception_the_messages_are_as_before(engine: sm.Engine) -> None:
     chat = engine.chat_session(messages=[{"role": "user", "content": "Hi"}])
     before = chat.messages
