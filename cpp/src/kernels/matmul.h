@@ -24,6 +24,26 @@ template <class S, class F, size_t kFirst, size_t kLast>
   }
 }
 
+// Adds the groups from kFirst on of a block's first half to one dot and those of its second half to
+// another, in turn: neither waits for the other.
+template <class S, class F, size_t kFirst>
+[[gnu::always_inline]] inline void dot_halves(typename S::Dot& one, typename S::Dot& other,
+                                              const quant::Codes<S>& codes,
+                                              const typename S::Inputs& inputs) {
+  constexpr size_t kHalf = quant::kGroups / 2;
+  if constexpr (kFirst < kHalf) {
+    dot_groups<S, F, kFirst, kFirst + 1>(one, codes, inputs);
+    dot_groups<S, F, kHalf + kFirst, kHalf + kFirst + 1>(other, codes, inputs);
+    dot_halves<S, F, kFirst + 1>(one, other, codes, inputs);
+  }
+}
+
+// Whether a layer takes a block's dot in two halves.
+template <class S>
+inline constexpr bool kSplitsDots = requires(typename S::Dot dot) {
+  S::add_dots(dot, dot);
+};
+
 // Codes enter the dot offset by 2^this; -1: not at all.
 template <class S, class F>
 inline constexpr int kOffsetLog2 = F::kSigned&& S::kUnsignedDot ? 7 : F::kZeroPointLog2;
@@ -55,6 +75,11 @@ template <class S, class F, bool kFine, size_t kFirst, size_t kLast>
     dot_groups<S, F, kFirst, kLast>(dot, codes,
                                     S::join_inputs(a.codes + first, a.low_codes + first));
     return S::dot_to_row(dot);
+  } else if constexpr (!kFine && kLast - kFirst == quant::kGroups && kSplitsDots<S>) {
+    auto dot = start_dot<S, F>(minus_sum);
+    auto second = S::dot_start();
+    dot_halves<S, F, 0>(dot, second, codes, S::load_inputs(a.codes + first));
+    return S::dot_to_row(S::add_dots(dot, second));
   } else {
     auto dot = start_dot<S, F>(minus_sum);
     dot_groups<S, F, kFirst, kLast>(dot, codes, S::load_inputs(a.codes + first));

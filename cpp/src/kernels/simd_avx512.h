@@ -11,7 +11,9 @@ namespace smallmind::simd {
 
 struct Avx512 {
   static constexpr size_t kRows = 16;
-  static constexpr size_t kMaxTile = 32;       // tokens a matmul tile
+  // Tokens a matmul tile. Unpacking costs next to nothing, other units do it; the sums of a larger
+  // tile take longer to come back from the first-level cache.
+  static constexpr size_t kMaxTile = 12;
   static constexpr size_t kFloatTile = 8;      // those of float weights: sums in registers
   static constexpr size_t kBlockQueries = 10;  // of attention
   static constexpr size_t kBlockSums = 20;     // of a block, vectors in registers
@@ -54,9 +56,11 @@ struct Avx512 {
   }
   template <int kBits, bool kSigned, int kStep>
   static void dot_add(Dot& dot, Bytes codes, Inputs inputs) {
-    int32_t four;
-    __builtin_memcpy(&four, inputs + 4 * kStep, 4);
-    dot = _mm512_dpbusd_epi32(dot, codes, _mm512_set1_epi32(four));
+    // (g++ 12 would load the four in an instruction of its own.)
+    using Four [[gnu::may_alias, gnu::aligned(1)]] = int32_t;
+    asm("vpdpbusd %2%{1to16%}, %1, %0"
+        : "+v"(dot)
+        : "v"(codes), "m"(*reinterpret_cast<const Four*>(inputs + 4 * kStep)));
   }
   // Adds the squares of (codes - kOffset), which are signed bytes.
   template <int kOffset>
@@ -66,6 +70,7 @@ struct Avx512 {
     const Bytes odd = _mm512_srai_epi16(x, 8);
     dot = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(dot, even, even), odd, odd);
   }
+  static Dot add_dots(Dot a, Dot b) { return _mm512_add_epi32(a, b); }
   static Row dot_to_row(Dot dot) { return _mm512_cvtepi32_ps(dot); }
   // 128 * high + low
   static Dot dot_planes(Dot high, Dot low) {

@@ -209,7 +209,7 @@ void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = fa
 }
 
 TEST(MatmulTest, GivesTheFrozenFormulaBitForBitOnRandomCodes) {
-  for (const size_t n_tokens : {1, 2, 3, 4, 5, 16, 31, 33, 67})
+  for (const size_t n_tokens : {1, 2, 3, 4, 5, 12, 13, 16, 31, 33, 67})
     Formats::for_each([&]<class F>() { check_format<F>(-1, false, n_tokens); });
 }
 
