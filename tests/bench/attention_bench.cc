@@ -17,7 +17,7 @@ struct Shape {
 
 void attend(benchmark::State& state, const Shape& shape) {
   const size_t region = kv_region_bytes(shape.format, shape.head_dim),
-               n_pages = shape.n_keys / kPageKeys;
+               n_pages = (shape.n_keys + kPageKeys - 1) / kPageKeys;
   const AlignedBuffer<std::byte> storage = make_bytes(2 * region * n_pages);
   const std::vector<float> row(shape.head_dim, 0.5f);
   std::vector<const std::byte*> pages(n_pages);
@@ -56,7 +56,7 @@ void add_attention() {
   } models[] = {{"smollm2", 64, 3}, {"gemma3", 256, 4}};
   for (const auto& model : models) {
     for (const KvFormat format : {KvFormat::kBf16, KvFormat::kQ8_0}) {
-      for (const size_t n_keys : {512, 4096}) {
+      for (const size_t n_keys : {89, 512, 4096}) {
         for (const bool prefill : {false, true}) {
           const size_t n_queries =
               prefill ? kMaxTileQueries / model.group * model.group : model.group;

@@ -56,6 +56,7 @@ struct BlockScratch {
   KeyRange range[kQueries];
   KeyRange common;                 // pairs of keys that every query of the block sees; may be empty
   bool is_whole;                   // all queries see the whole piece
+  bool is_alike;                   // all see the same of it, from the start of a pair on
   alignas(64) float best[kLanes];  // what the piece gives to each query besides its output; -inf
   alignas(64) float sum[kLanes];   // and 0 to one that does not see it
   // How a query's output takes the piece in: out = piece * gain + out * keep; out = piece where the
@@ -75,12 +76,15 @@ inline bool find_ranges(const AttentionTile& tile, size_t q0, int64_t piece,
   const int64_t start = piece * kKeys;
   s.common = {0, kPieceKeys};
   bool is_seen = false;
+  s.is_alike = true;
   for (size_t q = 0; q < kQueries; ++q) {
     const int64_t from = tile.begin[q0 + q] > start ? tile.begin[q0 + q] - start : 0;
     const int64_t to = tile.end[q0 + q] - start < kKeys ? tile.end[q0 + q] - start : kKeys;
     KeyRange& r = s.range[q];
     r = from < to ? KeyRange{static_cast<size_t>(from), static_cast<size_t>(to)} : KeyRange{};
     is_seen = is_seen || from < to;
+    s.is_alike =
+        s.is_alike && r.first % 2 == 0 && r.first == s.range[0].first && r.last == s.range[0].last;
     s.common.first = r.first > s.common.first ? r.first : s.common.first;
     s.common.last = r.last < s.common.last ? r.last : s.common.last;
   }
@@ -283,25 +287,16 @@ inline void fold_output(float* out, typename S::Vec found, bool is_first, float 
   S::store(out, is_first ? found : S::fma(found, S::set1(gain), kept));
 }
 
-// out[q][dim ...] takes in the sum over the piece's keys of weight * value, for kVecs * 16
-// dimensions from `dim` on. kWhole: s.is_whole, where the sums never leave the registers.
-template <class S, size_t kQueries, size_t kVecs, bool kWhole>
-inline void take_values(const AttentionTile& tile, const Piece& piece, size_t dim,
-                        const BlockScratch<S, kQueries>& s) {
-  typename S::Vec acc[kQueries][kVecs];
-  for (auto& row : acc)
-    for (auto& a : row) a = S::set1(0.0f);
-  const KeyRange common = kWhole ? KeyRange{0, kPieceKeys} : s.common;
-  for (size_t q = 0; !kWhole && q < kQueries; ++q) {
-    const KeyRange r = s.range[q];
-    const size_t last = common.first < common.last ? common.first : r.last;
-    if (r.first < last)
-      add_some_pairs<S, kVecs>(tile, piece, dim, {r.first, last}, s.weights[q], acc[q]);
-  }
-  // Of the next values, as many as these dimensions have.
+// acc += weights * values for `kVecs` * 16 dimensions from `dim` on and the pairs of keys of
+// `range`, and what is fetched meanwhile: as many of the next values.
+template <class S, size_t kQueries, size_t kVecs>
+[[gnu::always_inline]] inline void add_pairs(const AttentionTile& tile, const Piece& piece,
+                                             size_t dim, KeyRange range,
+                                             const BlockScratch<S, kQueries>& s,
+                                             typename S::Vec (&acc)[kQueries][kVecs]) {
   const size_t element = kv_region_bytes(tile.format, tile.head_dim) / tile.head_dim;
   const size_t fetched = element * kVecs * kLanes * 2 / kPieceKeys;  // with a pair of keys
-  for (size_t key = common.first; key < common.last; key += 2) {
+  for (size_t key = range.first; key + 1 < range.last; key += 2) {
     const std::byte* values =
         piece.values[key / kPageKeys] + (key % kPageKeys / 2 * tile.head_dim + dim) * 4;
     for (const std::byte* next : piece.next_values)
@@ -312,27 +307,78 @@ inline void take_values(const AttentionTile& tile, const Piece& piece, size_t di
         acc[q][v] = S::dot_pairs(S::repeat_pair(s.weights[q] + key), value, acc[q][v]);
     }
   }
-  for (size_t q = 0; !kWhole && q < kQueries; ++q) {
-    const KeyRange r = s.range[q];
-    if (common.first < common.last && common.last < r.last)
-      add_some_pairs<S, kVecs>(tile, piece, dim, {common.last, r.last}, s.weights[q], acc[q]);
+}
+
+// The sums of a block whose queries see the same keys: they never leave the registers.
+template <class S, size_t kQueries, size_t kVecs>
+[[gnu::always_inline]] inline void sum_alike(const AttentionTile& tile, const Piece& piece,
+                                             size_t dim, KeyRange range,
+                                             const BlockScratch<S, kQueries>& s,
+                                             typename S::Vec (&acc)[kQueries][kVecs]) {
+  add_pairs<S, kQueries, kVecs>(tile, piece, dim, range, s, acc);
+  if (range.last % 2 == 0) return;
+  const size_t key = range.last - 1;
+  const std::byte* values =
+      piece.values[key / kPageKeys] + (key % kPageKeys / 2 * tile.head_dim + dim) * 4;
+  for (size_t v = 0; v < kVecs; ++v) {
+    const auto value = S::even_only(S::load_pairs(values + v * 64));
+    for (size_t q = 0; q < kQueries; ++q)
+      acc[q][v] = S::dot_pairs(S::repeat_pair(s.weights[q] + key), value, acc[q][v]);
   }
+}
+
+// The sums of any block: what all of its queries see together, the rest query by query.
+template <class S, size_t kQueries, size_t kVecs>
+[[gnu::always_inline]] inline void sum_each(const AttentionTile& tile, const Piece& piece,
+                                            size_t dim, const BlockScratch<S, kQueries>& s,
+                                            typename S::Vec (&acc)[kQueries][kVecs]) {
+  const bool has_common = s.common.first < s.common.last;
   for (size_t q = 0; q < kQueries; ++q) {
-    if (!kWhole && s.range[q].first >= s.range[q].last) continue;
+    const KeyRange before = {s.range[q].first, has_common ? s.common.first : s.range[q].last};
+    if (before.first < before.last)
+      add_some_pairs<S, kVecs>(tile, piece, dim, before, s.weights[q], acc[q]);
+  }
+  add_pairs<S, kQueries, kVecs>(tile, piece, dim, s.common, s, acc);
+  for (size_t q = 0; q < kQueries; ++q) {
+    const KeyRange after = {s.common.last, s.range[q].last};
+    if (has_common && after.first < after.last)
+      add_some_pairs<S, kVecs>(tile, piece, dim, after, s.weights[q], acc[q]);
+  }
+}
+
+// What the queries of a block see of a piece.
+enum class Sight { kWhole, kAlike, kEach };
+
+// out[q][dim ...] takes in the sum over the piece's keys of weight * value, for kVecs * 16
+// dimensions from `dim` on.
+template <class S, size_t kQueries, size_t kVecs, Sight kSight>
+inline void take_values(const AttentionTile& tile, const Piece& piece, size_t dim,
+                        const BlockScratch<S, kQueries>& s) {
+  typename S::Vec acc[kQueries][kVecs];
+  for (auto& row : acc)
+    for (auto& a : row) a = S::set1(0.0f);
+  if constexpr (kSight == Sight::kWhole)
+    add_pairs<S, kQueries, kVecs>(tile, piece, dim, {0, kPieceKeys}, s, acc);
+  else if constexpr (kSight == Sight::kAlike)
+    sum_alike<S, kQueries, kVecs>(tile, piece, dim, s.range[0], s, acc);
+  else
+    sum_each<S, kQueries, kVecs>(tile, piece, dim, s, acc);
+  for (size_t q = 0; q < kQueries; ++q) {
+    if (kSight == Sight::kEach && s.range[q].first >= s.range[q].last) continue;
     for (size_t v = 0; v < kVecs; ++v)
       fold_output<S>(s.out[q] + dim + v * kLanes, acc[q][v], s.is_first[q], s.keep[q], s.gain[q]);
   }
 }
 
-template <class S, size_t kQueries, bool kWhole>
+template <class S, size_t kQueries, Sight kSight>
 inline void take_all_values(const AttentionTile& tile, const Piece& piece,
                             const BlockScratch<S, kQueries>& s) {
   constexpr size_t kVecs = kBlockVecs<S, kQueries>;
   size_t dim = 0;
   for (; dim + kVecs * kLanes <= tile.head_dim; dim += kVecs * kLanes)
-    take_values<S, kQueries, kVecs, kWhole>(tile, piece, dim, s);
+    take_values<S, kQueries, kVecs, kSight>(tile, piece, dim, s);
   for (; dim < tile.head_dim; dim += kLanes)
-    take_values<S, kQueries, 1, kWhole>(tile, piece, dim, s);
+    take_values<S, kQueries, 1, kSight>(tile, piece, dim, s);
 }
 
 // Aims the outputs at the parts of this piece (kernels.h), without folding.
@@ -361,9 +407,11 @@ void attend_block(const AttentionTile& tile, const Piece& piece, size_t q0, Tile
   else
     fold_sums<S, kQueries>(tile, q0, state, s);
   if (s.is_whole)
-    take_all_values<S, kQueries, true>(tile, piece, s);
+    take_all_values<S, kQueries, Sight::kWhole>(tile, piece, s);
+  else if (s.is_alike)
+    take_all_values<S, kQueries, Sight::kAlike>(tile, piece, s);
   else
-    take_all_values<S, kQueries, false>(tile, piece, s);
+    take_all_values<S, kQueries, Sight::kEach>(tile, piece, s);
 }
 
 // The function of a block of q queries stands at q - 1.
