@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "model/blocks.h"
+#include "quant/panel.h"
 
 namespace smallmind {
 
@@ -64,6 +65,11 @@ AttentionTile tile_of(const Step& step, size_t i_layer, size_t kv_head, size_t f
   return tile;
 }
 
+// Whether what the heads of a kv head give is whole blocks of the next product's inputs.
+bool gives_whole_blocks(const Config& c) {
+  return c.n_heads / c.n_kv_heads * c.head_dim % quant::kBlockColumns == 0;
+}
+
 // Where the first part of a head's query goes.
 float* parts_of(const Step& step, TokenParts parts, size_t head) {
   return step.ws.attention_parts.data() +
@@ -95,6 +101,21 @@ void attend(const Step& step, size_t i_layer, const AttentionPlan& plan, const A
       tile.n_queries = 0;
     }
   }
+  if (item.in_parts || !gives_whole_blocks(c)) return;
+  const size_t n_blocks = shared * d / quant::kBlockColumns;
+  for (size_t t = item.first_token; t < item.first_token + item.n_tokens; ++t)
+    kernels().quantize_blocks(step.ws.attended.view(), t, kv_head * n_blocks, n_blocks);
+}
+
+// What attend() leaves over: folds the parts of a token and quantises what it could not.
+void finish_token(const Step& step, const TokenParts parts, size_t t) {
+  const Config& c = step.config;
+  for (size_t head = 0; parts.n_parts > 0 && head < c.n_heads; ++head)
+    kernels().fold_parts(parts_of(step, parts, head), parts.n_parts, c.head_dim,
+                         step.ws.attended.row(t) + head * c.head_dim);
+  const bool is_quantised = parts.n_parts == 0 && gives_whole_blocks(c);
+  if (!is_quantised && c.n_queries() % quant::kBlockColumns == 0)
+    kernels().quantize(step.ws.attended.view(), t, 1);
 }
 
 }  // namespace
@@ -108,13 +129,8 @@ void attention(const Step& step, size_t i_layer) {
   step.gang.for_each(items.size() * c.n_kv_heads, [&](size_t i, int) {
     attend(step, i_layer, plan, items[i % items.size()], i / items.size());
   });
-  for_each_token(step, [&](size_t t) {
-    const TokenParts parts = plan.parts(t);
-    for (size_t head = 0; parts.n_parts > 0 && head < c.n_heads; ++head)
-      kernels().fold_parts(parts_of(step, parts, head), parts.n_parts, c.head_dim,
-                           step.ws.attended.row(t) + head * c.head_dim);
-    if (c.n_queries() % 32 == 0) kernels().quantize(step.ws.attended.view(), t, 1);
-  });
+  if (plan.has_parts() || !gives_whole_blocks(c))
+    for_each_token(step, [&](size_t t) { finish_token(step, plan.parts(t), t); });
 }
 
 }  // namespace smallmind

@@ -50,6 +50,7 @@ class AttentionPlan {
   void make(std::span<const SequenceSlice> slices, const AttentionShape& shape);
   std::span<const AttentionItem> items() const { return items_; }  // most work first
   TokenParts parts(size_t token) const { return parts_[token]; }
+  bool has_parts() const { return n_parts_ > 0; }
 
  private:
   // Tokens [first, first + n) of the step, the last of them at last_position.

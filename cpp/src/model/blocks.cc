@@ -62,11 +62,12 @@ RopeTable make_rope(size_t n_rot, float base, float scale, const std::vector<flo
   return table;
 }
 
-void norm_row(const Step& step, const std::vector<float>& weight, size_t t) {
+void norm_row(const Step& step, InputNorm norm, size_t t) {
   const size_t n = step.config.n_embd;
-  kernels().rms_norm(step.ws.hidden.data() + t * n, weight.data(), n, step.config.norm_eps,
+  kernels().rms_norm(step.ws.hidden.data() + t * n, norm.weight.data(), n, step.config.norm_eps,
                      step.ws.normed.row(t));
   if (n % 32 == 0) kernels().quantize(step.ws.normed.view(), t, 1);
+  if (norm.has_fine) kernels().quantize_fine(step.ws.normed_fine.view(), t, 1);
 }
 
 }  // namespace
@@ -126,10 +127,15 @@ DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w,
   charge_ = MemoryCharge(std::move(ledger), MemoryCategory::kWorkspace, n_bytes);
 }
 
-const std::vector<float>& norm_after(const Step& step, size_t i_layer) {
+InputNorm attention_norm(const Step& step, size_t i_layer) {
   const auto& layers = step.weights.layers;
-  return i_layer + 1 < layers.size() ? layers[i_layer + 1].attention_norm : kNoNorm;
+  if (i_layer == layers.size()) return {kNoNorm, false};
+  // The values decide most of the error of eight-bit inputs: theirs have two planes (numerics.md,
+  // "Activations").
+  return {layers[i_layer].attention_norm, quant::has_codes(layers[i_layer].v.type)};
 }
+
+InputNorm ffn_norm(const LayerWeights& layer) { return {layer.ffn_norm, false}; }
 
 void begin_step(std::span<const SequenceSlice> slices, const Step& step) {
   DecoderWorkspace& ws = step.ws;
@@ -160,28 +166,23 @@ void embed(const Step& step) {
   });
 }
 
-void norm(const Step& step, const std::vector<float>& weight) {
-  for_each_token(step, [&](size_t t) { norm_row(step, weight, t); });
+void norm(const Step& step, InputNorm next) {
+  for_each_token(step, [&](size_t t) { norm_row(step, next, t); });
 }
 
-void add_and_norm(const Step& step, const std::vector<float>& post_norm,
-                  const std::vector<float>& next_norm) {
+void add_and_norm(const Step& step, const std::vector<float>& post_norm, InputNorm next) {
   const size_t n = step.config.n_embd;
   for_each_token(step, [&](size_t t) {
     float* projected = step.ws.projected.data() + t * n;
     if (!post_norm.empty())
       kernels().rms_norm(projected, post_norm.data(), n, step.config.norm_eps, projected);
     kernels().add(step.ws.hidden.data() + t * n, projected, n);
-    if (!next_norm.empty()) norm_row(step, next_norm, t);
+    if (!next.weight.empty()) norm_row(step, next, t);
   });
 }
 
 void project_qkv(const Step& step, const LayerWeights& layer) {
   DecoderWorkspace& ws = step.ws;
-  // The values decide most of the error of eight-bit inputs: theirs have two planes (numerics.md,
-  // "Activations").
-  if (quant::has_codes(layer.v.type))
-    for_each_token(step, [&](size_t t) { kernels().quantize_fine(ws.normed_fine.view(), t, 1); });
   const Activations& inputs = ws.normed.view();
   run_products(step, {{&layer.q, &inputs, ws.q.data()},
                       {&layer.k, &inputs, ws.k.data()},

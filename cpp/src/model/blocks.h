@@ -130,18 +130,24 @@ void for_each_token(const Step& step, const Fn& fn) {
 }
 
 inline const std::vector<float> kNoNorm;
-// The norm that the next layer begins with, kNoNorm after the last layer.
-const std::vector<float>& norm_after(const Step& step, size_t i_layer);
+
+// A norm, and whether the products after it want its output in two planes of codes, too.
+struct InputNorm {
+  const std::vector<float>& weight;
+  bool has_fine;
+};
+// What a layer's first half begins with; an empty weight behind the last layer.
+InputNorm attention_norm(const Step& step, size_t i_layer);
+InputNorm ffn_norm(const LayerWeights& layer);
 
 void begin_step(std::span<const SequenceSlice> slices,
                 const Step& step);  // lists the tokens, fills the rotary tables
 void embed(const Step& step);       // hidden = embedding row * embedding_scale
 // normed = rms_norm(hidden), ready for products.
-void norm(const Step& step, const std::vector<float>& weight);
+void norm(const Step& step, InputNorm next);
 // hidden += post_norm(projected) (post_norm empty: projected itself), then norm(). An empty
-// next_norm leaves out the norm.
-void add_and_norm(const Step& step, const std::vector<float>& post_norm,
-                  const std::vector<float>& next_norm);
+// weight leaves out the norm.
+void add_and_norm(const Step& step, const std::vector<float>& post_norm, InputNorm next);
 void project_qkv(const Step& step, const LayerWeights& layer);
 // Norms of single heads where the layer has them, rotation, rounding to bfloat16, keys and values
 // into the pages.

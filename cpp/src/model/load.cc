@@ -43,7 +43,7 @@ class DecoderModel : public Model {
     const Step step = step_in(workspace, gang);
     begin_step(slices, step);
     embed(step);
-    norm(step, weights_.layers[0].attention_norm);
+    norm(step, attention_norm(step, 0));
     for (size_t i = 0; i < config_.n_layers; ++i) {
       if (i > 0 && watch != nullptr && !watch->is_wanted()) return false;
       architecture_.run_layer(step, i);

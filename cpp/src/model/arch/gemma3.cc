@@ -65,9 +65,9 @@ void run_layer(const Step& step, size_t i) {
   rotate_and_store(step, layer, i);
   attention(step, i);
   project_out(step, layer);
-  add_and_norm(step, layer.post_attention_norm, layer.ffn_norm);
+  add_and_norm(step, layer.post_attention_norm, ffn_norm(layer));
   feed_forward(step, layer);
-  add_and_norm(step, layer.post_ffn_norm, norm_after(step, i));
+  add_and_norm(step, layer.post_ffn_norm, attention_norm(step, i + 1));
 }
 
 }  // namespace

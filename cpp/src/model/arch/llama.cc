@@ -28,9 +28,9 @@ void run_layer(const Step& step, size_t i) {
   rotate_and_store(step, layer, i);
   attention(step, i);
   project_out(step, layer);
-  add_and_norm(step, kNoNorm, layer.ffn_norm);
+  add_and_norm(step, kNoNorm, ffn_norm(layer));
   feed_forward(step, layer);
-  add_and_norm(step, kNoNorm, norm_after(step, i));
+  add_and_norm(step, kNoNorm, attention_norm(step, i + 1));
 }
 
 }  // namespace
