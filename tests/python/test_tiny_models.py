@@ -41,6 +41,8 @@ ONE_LAYER = [
         for a in ("llama", "gemma3")
         for mix, tied in ((SMOLLM_MIX, True), (GEMMA_MIX, True), (EVERY_TYPE, False))
     ],
+    # What the heads of a kv head give is not whole blocks of the next product's inputs.
+    TinySpec(n_layers=1, n_kv_heads=4, head_dim=48, type="Q8_0"),
 ]
 NARROW = TinySpec(n_embd=64, n_ff=160, n_heads=4, n_kv_heads=2, head_dim=32, n_layers=2)
 GEMMA_NARROW = replace(NARROW, architecture="gemma3", n_layers=7)
@@ -73,7 +75,8 @@ GRAPHS = {
 
 def name_of(spec: TinySpec) -> str:
     mix = {id(SMOLLM_MIX): "smollm-mix", id(GEMMA_MIX): "gemma-mix", id(EVERY_TYPE): "every-type"}
-    return f"{spec.architecture}-{mix.get(id(spec.types), spec.type)}"
+    cut = "-cut-blocks" if spec.head_dim == 48 else ""
+    return f"{spec.architecture}-{mix.get(id(spec.types), spec.type)}{cut}"
 
 
 def random_ids(n_vocab: int, n: int = N_IDS, seed: int = 5) -> list[int]:
@@ -174,6 +177,40 @@ def test_deeper_mixes_stay_within_eight_bit_noise(
     truth = truth_model.score(ids)
     noise = mean_kl(truth, SimulatedModel(path).score(ids))
     assert mean_kl(truth, engine.score(ids)) <= 1.5 * noise
+
+
+@pytest.mark.parametrize(
+    "types",
+    [{"0.attn_v": "F32", "2.attn_v": "F16"}, {"1.attn_v": "F32"}, {"0.attn_v": "BF16"}],
+    ids=str,
+)
+def test_each_layer_has_the_inputs_that_its_own_values_want(
+    types: dict[str, str], tiny: Callable[..., tuple[Path, Any]]
+) -> None:
+    path, engine = tiny(TinySpec(n_layers=3, type="Q8_0", types=types))
+    truth_model = ReferenceModel(path, np.float64)
+    ids = random_ids(truth_model.n_vocab)
+    truth = truth_model.score(ids)
+    noise = mean_kl(truth, SimulatedModel(path).score(ids))
+    assert mean_kl(truth, engine.score(ids)) <= 1.5 * noise
+
+
+@pytest.mark.parametrize("n_heads", [4, 2], ids=["whole-blocks", "cut-blocks"])
+def test_a_context_that_threads_share_gives_the_same_bits(n_heads: int, tmp_path: Path) -> None:
+    """One thread alone never cuts a token's context into parts; 700 positions are 11 pieces."""
+    spec = TinySpec(n_heads=n_heads, n_kv_heads=2, head_dim=16, type="Q8_0")
+    path = write_tiny(tmp_path / "tiny.gguf", spec)
+    found = []
+    for n_threads in (1, 2, 3):
+        with sm.Engine(path, n_threads=n_threads) as engine:
+            ids = random_ids(engine.info.n_vocab, 700)
+            result = engine.generate(
+                ids, max_tokens=40, temperature=0, ignore_eos=True, logprobs=5
+            )
+            found.append((result.token_ids, result.logprobs))
+    assert len(found[0][0]) == 40
+    assert found[1] == found[0]
+    assert found[2] == found[0]
 
 
 @pytest.mark.parametrize("cache_type", ["bf16", "q8_0"])

@@ -48,12 +48,14 @@ class TinySpec:
     n_vocab: int = 0  # 0: what the tokenizer needs; more is filled with unused tokens
     tokenizer: str = ""  # "gpt2" or "spm"; empty: gpt2 for llama, spm for gemma3
     type: str = "F32"
-    types: Mapping[str, str] = field(default_factory=dict)  # by role, over `type`
+    # By role, over `type`; "1.attn_v" is layer 1's alone.
+    types: Mapping[str, str] = field(default_factory=dict)
     chat_template: str | None = None
     seed: int = 1
 
-    def type_of(self, role: str) -> GGMLQuantizationType:
-        return GGMLQuantizationType[self.types.get(role, self.type)]
+    def type_of(self, role: str, i_layer: int | None = None) -> GGMLQuantizationType:
+        of_all = self.types.get(role, self.type)
+        return GGMLQuantizationType[self.types.get(f"{i_layer}.{role}", of_all)]
 
 
 # The mixes of the two real models, and one that puts every type into one model.
@@ -195,7 +197,7 @@ def _add_tensors(writer: GGUFWriter, spec: TinySpec, n_vocab: int) -> None:
     gemma = spec.architecture == "gemma3"
 
     def matrix(name: str, role: str, rows: int, columns: int, std: float) -> None:
-        kind = spec.type_of(role)
+        kind = spec.type_of(role, int(name.split(".")[1]) if name.startswith("blk.") else None)
         writer.add_tensor(name, _matrix(rng, kind, rows, columns, std), raw_dtype=kind)
 
     def norm(name: str, n: int, scale: float = 1.0) -> None:

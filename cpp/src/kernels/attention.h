@@ -261,9 +261,8 @@ inline void fold_sums(const AttentionTile& tile, size_t q0, TileState<S>& state,
   S::store(s.gain, gain);
 }
 
-// acc += weights * values for the keys of `range` that are in [from, to), pair by pair. A key out
-// of range is left out, not multiplied by 0: of a pair that is half in range, the other half's
-// value is replaced.
+// acc += weights * values for the keys of `range`, pair by pair. A key out of range is left out,
+// not multiplied by 0: of a pair that is half in range, the other half's value is replaced.
 template <class S, size_t kVecs>
 inline void add_some_pairs(const AttentionTile& tile, const Piece& piece, size_t dim,
                            KeyRange range, const typename S::Element* weights,
@@ -287,8 +286,8 @@ inline void fold_output(float* out, typename S::Vec found, bool is_first, float 
   S::store(out, is_first ? found : S::fma(found, S::set1(gain), kept));
 }
 
-// acc += weights * values for `kVecs` * 16 dimensions from `dim` on and the pairs of keys of
-// `range`, and what is fetched meanwhile: as many of the next values.
+// acc += weights * values for kVecs * 16 dimensions from `dim` on and the whole pairs of `range`,
+// which begins with one. As many of the next values are fetched meanwhile.
 template <class S, size_t kQueries, size_t kVecs>
 [[gnu::always_inline]] inline void add_pairs(const AttentionTile& tile, const Piece& piece,
                                              size_t dim, KeyRange range,
@@ -327,7 +326,8 @@ template <class S, size_t kQueries, size_t kVecs>
   }
 }
 
-// The sums of any block: what all of its queries see together, the rest query by query.
+// The sums of any block, in the order of the keys: what all of its queries see together, the rest
+// query by query.
 template <class S, size_t kQueries, size_t kVecs>
 [[gnu::always_inline]] inline void sum_each(const AttentionTile& tile, const Piece& piece,
                                             size_t dim, const BlockScratch<S, kQueries>& s,

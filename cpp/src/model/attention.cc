@@ -108,7 +108,7 @@ void attend(const Step& step, size_t i_layer, const AttentionPlan& plan, const A
 }
 
 // What attend() leaves over: folds the parts of a token and quantises what it could not.
-void finish_token(const Step& step, const TokenParts parts, size_t t) {
+void finish_token(const Step& step, TokenParts parts, size_t t) {
   const Config& c = step.config;
   for (size_t head = 0; parts.n_parts > 0 && head < c.n_heads; ++head)
     kernels().fold_parts(parts_of(step, parts, head), parts.n_parts, c.head_dim,

@@ -143,16 +143,17 @@ InputNorm ffn_norm(const LayerWeights& layer);
 void begin_step(std::span<const SequenceSlice> slices,
                 const Step& step);  // lists the tokens, fills the rotary tables
 void embed(const Step& step);       // hidden = embedding row * embedding_scale
-// normed = rms_norm(hidden), ready for products.
+// normed = rms_norm(hidden), and normed_fine where next.has_fine, ready for products.
 void norm(const Step& step, InputNorm next);
 // hidden += post_norm(projected) (post_norm empty: projected itself), then norm(). An empty
 // weight leaves out the norm.
 void add_and_norm(const Step& step, const std::vector<float>& post_norm, InputNorm next);
+// REQUIRES: the norm before it was attention_norm() of this layer.
 void project_qkv(const Step& step, const LayerWeights& layer);
 // Norms of single heads where the layer has them, rotation, rounding to bfloat16, keys and values
 // into the pages.
 void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_layer);
-void attention(const Step& step, size_t i_layer);               // attended = softmax(q k) v
+void attention(const Step& step, size_t i_layer);  // attended = softmax(q k) v, ready for products
 void project_out(const Step& step, const LayerWeights& layer);  // projected = o attended
 void feed_forward(const Step& step,
                   const LayerWeights& layer);  // projected = down (act(gate normed) * up normed)
