@@ -204,9 +204,7 @@ def test_a_context_that_threads_share_gives_the_same_bits(n_heads: int, tmp_path
     for n_threads in (1, 2, 3):
         with sm.Engine(path, n_threads=n_threads) as engine:
             ids = random_ids(engine.info.n_vocab, 700)
-            result = engine.generate(
-                ids, max_tokens=40, temperature=0, ignore_eos=True, logprobs=5
-            )
+            result = engine.generate(ids, max_tokens=40, temperature=0, ignore_eos=True, logprobs=5)
             found.append((result.token_ids, result.logprobs))
     assert len(found[0][0]) == 40
     assert found[1] == found[0]
