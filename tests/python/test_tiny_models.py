@@ -94,6 +94,14 @@ def mean_kl(truth: Array, other: Array) -> float:
     return total.summary().mean_kl
 
 
+def expect_eight_bit_noise(path: Path, engine: Any) -> None:
+    truth_model = ReferenceModel(path, np.float64)
+    ids = random_ids(truth_model.n_vocab)
+    truth = truth_model.score(ids)
+    noise = mean_kl(truth, SimulatedModel(path).score(ids))
+    assert mean_kl(truth, engine.score(ids)) <= 1.5 * noise
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Callable[..., tuple[Path, Any]]]:
     """Writes a model and opens it with two threads; engines close at the end."""
@@ -171,12 +179,7 @@ def test_deeper_mixes_stay_within_eight_bit_noise(
     tiny: Callable[..., tuple[Path, Any]],
 ) -> None:
     spec = TinySpec(architecture=architecture, n_layers=3, types=mix, tied=mix is not EVERY_TYPE)
-    path, engine = tiny(spec)
-    truth_model = ReferenceModel(path, np.float64)
-    ids = random_ids(truth_model.n_vocab)
-    truth = truth_model.score(ids)
-    noise = mean_kl(truth, SimulatedModel(path).score(ids))
-    assert mean_kl(truth, engine.score(ids)) <= 1.5 * noise
+    expect_eight_bit_noise(*tiny(spec))
 
 
 @pytest.mark.parametrize(
@@ -187,12 +190,7 @@ def test_deeper_mixes_stay_within_eight_bit_noise(
 def test_each_layer_has_the_inputs_that_its_own_values_want(
     types: dict[str, str], tiny: Callable[..., tuple[Path, Any]]
 ) -> None:
-    path, engine = tiny(TinySpec(n_layers=3, type="Q8_0", types=types))
-    truth_model = ReferenceModel(path, np.float64)
-    ids = random_ids(truth_model.n_vocab)
-    truth = truth_model.score(ids)
-    noise = mean_kl(truth, SimulatedModel(path).score(ids))
-    assert mean_kl(truth, engine.score(ids)) <= 1.5 * noise
+    expect_eight_bit_noise(*tiny(TinySpec(n_layers=3, type="Q8_0", types=types)))
 
 
 @pytest.mark.parametrize("n_heads", [4, 2], ids=["whole-blocks", "cut-blocks"])
