@@ -2,7 +2,7 @@
 
 Each run is a process of its own, because the instruction set is chosen once a process. Issue 3:
 16 threads each with its own session, greedy and seeded, equal to the same session alone, under
-SMALLMIND_ISA=generic, avx2, avx2_vnni, avx512 and avx512_bf16, with 1 and 2 threads; with either
+SMALLMIND_ISA=generic, avx2, avx2_vnni, avx512, avx512_bf16 and avx512_amx, with 1 and 2 threads; with either
 cache type.
 Hazard A-35; promise 2 of the design.
 """
@@ -31,6 +31,7 @@ NEEDS: Mapping[str, frozenset[str]] = {
     "avx2_vnni": frozenset({"avx2", "fma", "f16c", "avx_vnni"}),
     "avx512": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
     "avx512_bf16": frozenset({"avx512_vnni", "avx512_bf16"}),
+    "avx512_amx": frozenset({"avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"}),
 }
 SAMPLING = {
     "greedy": {"max_tokens": 12, "temperature": 0.0},

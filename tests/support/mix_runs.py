@@ -24,6 +24,7 @@ NEEDS = {
     "avx2_vnni": {"avx2", "fma", "f16c", "avx_vnni"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "avx512_bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"},
+    "avx512_amx": {"avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"},
 }
 TIMEOUT_S = 7_200
 KEPT = 5  # differences and errors that are reported in full

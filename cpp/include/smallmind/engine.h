@@ -17,7 +17,7 @@ struct EngineInfo {
   std::string architecture;
   std::string model_name;  // general.name, escaped
   std::string model_path;
-  std::string isa;  // generic, avx2, avx2_vnni, avx512, avx512_bf16 or neon
+  std::string isa;  // generic, avx2, avx2_vnni, avx512, avx512_bf16, avx512_amx or neon
   int n_threads = 0;
   int64_t context_length = 0;
   int64_t n_vocab = 0;

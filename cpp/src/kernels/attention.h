@@ -108,6 +108,29 @@ inline constexpr size_t kBlockVecs = S::kBlockSums >= 4 * kQueries   ? 4
                                      : S::kBlockSums >= 2 * kQueries ? 2
                                                                      : 1;
 
+// sum[q][v] += a pair of query q, `stride` elements from one to the next, times the pairs load(v).
+// Where a pair is more than one register, it is repeated once for all vectors; else the instruction
+// that multiplies repeats it.
+template <class S, size_t kQueries, size_t kVecs, class Load>
+[[gnu::always_inline]] inline void add_pair(const typename S::Element* pair, size_t stride,
+                                            const Load& load,
+                                            typename S::Vec (&sum)[kQueries][kVecs]) {
+  if constexpr (S::kRepeatsPairs) {
+    typename S::Pairs pairs[kVecs];
+    for (size_t v = 0; v < kVecs; ++v) pairs[v] = load(v);
+    for (size_t q = 0; q < kQueries; ++q) {
+      const auto repeated = S::repeat_pair(pair + q * stride);
+      for (size_t v = 0; v < kVecs; ++v) sum[q][v] = S::dot_pairs(repeated, pairs[v], sum[q][v]);
+    }
+  } else {
+    for (size_t v = 0; v < kVecs; ++v) {
+      const auto pairs = load(v);
+      for (size_t q = 0; q < kQueries; ++q)
+        sum[q][v] = S::dot_pairs(S::repeat_pair(pair + q * stride), pairs, sum[q][v]);
+    }
+  }
+}
+
 // scores[q][key] = scale * q . key for kVecs * 16 keys of the piece from vector `first` on, which
 // is a multiple of kVecs.
 template <class S, size_t kQueries, size_t kVecs>
@@ -130,13 +153,10 @@ inline void score_keys(const AttentionTile& tile, const typename S::Element* que
   const size_t fetched = kv_region_bytes(tile.format, tile.head_dim) / n_pairs;  // with a pair
   for (size_t pair = 0; pair < n_pairs; ++pair) {
     for (const std::byte* page : next) fetch_lines<S, kLines>(page + pair * fetched);
-    for (size_t v = 0; v < kVecs; ++v) {
-      const auto key =
-          S::load_pairs(keys[v / kPageVecs] + pair * kPageKeys * 4 + v % kPageVecs * 64);
-      for (size_t q = 0; q < kQueries; ++q)
-        sum[q][v] =
-            S::dot_pairs(S::repeat_pair(queries + q * kQueryStride + 2 * pair), key, sum[q][v]);
-    }
+    const auto load = [&](size_t v) __attribute__((always_inline)) {
+      return S::load_pairs(keys[v / kPageVecs] + pair * kPageKeys * 4 + v % kPageVecs * 64);
+    };
+    add_pair<S>(queries + 2 * pair, kQueryStride, load, sum);
   }
   for (size_t q = 0; q < kQueries; ++q)
     for (size_t v = 0; v < kVecs; ++v)
@@ -300,11 +320,10 @@ template <class S, size_t kQueries, size_t kVecs>
         piece.values[key / kPageKeys] + (key % kPageKeys / 2 * tile.head_dim + dim) * 4;
     for (const std::byte* next : piece.next_values)
       fetch_lines<S, (kVecs + 1) / 2>(next + dim * element + key / 2 * fetched);
-    for (size_t v = 0; v < kVecs; ++v) {
-      const auto value = S::load_pairs(values + v * 64);
-      for (size_t q = 0; q < kQueries; ++q)
-        acc[q][v] = S::dot_pairs(S::repeat_pair(s.weights[q] + key), value, acc[q][v]);
-    }
+    const auto load = [&](size_t v) __attribute__((always_inline)) {
+      return S::load_pairs(values + v * 64);
+    };
+    add_pair<S>(s.weights[0] + key, kPieceKeys, load, acc);
   }
 }
 

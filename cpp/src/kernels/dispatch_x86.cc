@@ -1,4 +1,6 @@
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "kernels/dispatch.h"
 
@@ -9,6 +11,9 @@ extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const decltype(Kernels::matmul) kMatmulAvx2Vnni;
 extern void (*const kAttentionAvx512Bf16)(const AttentionTile& tile);
+extern const decltype(Kernels::matmul) kMatmulAvx512Amx;
+extern const decltype(Kernels::coarse_maxima) kCoarseMaximaAvx512Amx;
+extern const decltype(Kernels::attention) kAttentionAvx512Amx;
 
 namespace {
 
@@ -18,7 +23,14 @@ struct CpuFeatures {
   bool avx2_vnni = false;    // those and AVX-VNNI
   bool avx512 = false;       // those of avx2 and AVX-512 F, BW, DQ, VL, VNNI
   bool avx512_bf16 = false;  // those and AVX-512 BF16
+  bool avx512_amx = false;   // those, AMX TILE and INT8
 };
+
+// The system saves the tile registers only of a process that has asked for them.
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
 
 CpuFeatures detect() {
   CpuFeatures found;
@@ -34,31 +46,47 @@ CpuFeatures detect() {
   const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1,
              vnni = c >> 11 & 1;
   found.avx512 = found.avx2 && saves_zmm && f && dq && bw && vl && vnni;
+  const bool saves_tiles = (state_low & 0x60000) == 0x60000, tiles = d >> 24 & 1,
+             tile_int8 = d >> 25 & 1;
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
   found.avx2_vnni = found.avx2 && (a >> 4 & 1);
   found.avx512_bf16 = found.avx512 && (a >> 5 & 1);
+  found.avx512_amx =
+      found.avx512_bf16 && saves_tiles && tiles && tile_int8 && may_use_tiles();
   return found;
 }
 
-// A table with one kernel of its own.
-template <class Kernel>
-Kernels changed(Kernels table, const char* name, Kernel Kernels::*place, Kernel kernel) {
+// A table with some kernels of its own; change(table) sets them.
+template <class Change>
+Kernels changed(Kernels table, const char* name, const Change& change) {
   table.name = name;
-  table.*place = kernel;
+  change(table);
+  return table;
+}
+
+// AVX-512's table with what tile registers are better at. (On processors that have them a dot of
+// bfloat16 pairs takes twice as long as the two multiplications that it stands for.)
+const Kernels& avx512_amx_table() {
+  static const Kernels table = changed(kKernelsAvx512, "avx512_amx", [](Kernels& own) {
+    own.matmul = kMatmulAvx512Amx;
+    own.coarse_maxima = kCoarseMaximaAvx512Amx;
+    own.attention = kAttentionAvx512Amx;
+  });
   return table;
 }
 
 // AVX-512's table with the one kernel that has bfloat16 dots.
 const Kernels& avx512_bf16_table() {
-  static const Kernels table =
-      changed(kKernelsAvx512, "avx512_bf16", &Kernels::attention, kAttentionAvx512Bf16);
+  static const Kernels table = changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) {
+    own.attention = kAttentionAvx512Bf16;
+  });
   return table;
 }
 
 // AVX2's table with the products that have byte dots.
 const Kernels& avx2_vnni_table() {
-  static const Kernels table =
-      changed(kKernelsAvx2, "avx2_vnni", &Kernels::matmul, kMatmulAvx2Vnni);
+  static const Kernels table = changed(
+      kKernelsAvx2, "avx2_vnni", [](Kernels& own) { own.matmul = kMatmulAvx2Vnni; });
   return table;
 }
 
@@ -66,7 +94,8 @@ const Kernels& avx2_vnni_table() {
 
 std::span<const KernelChoice> kernel_choices() {
   static const CpuFeatures cpu = detect();
-  static const KernelChoice choices[] = {{&avx512_bf16_table(), cpu.avx512_bf16},
+  static const KernelChoice choices[] = {{&avx512_amx_table(), cpu.avx512_amx},
+                                         {&avx512_bf16_table(), cpu.avx512_bf16},
                                          {&kKernelsAvx512, cpu.avx512},
                                          {&avx2_vnni_table(), cpu.avx2_vnni},
                                          {&kKernelsAvx2, cpu.avx2},

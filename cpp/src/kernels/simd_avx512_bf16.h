@@ -7,6 +7,7 @@
 namespace smallmind::simd {
 
 struct Avx512Bf16 : Avx512 {
+  static constexpr bool kRepeatsPairs = false;
   using Pairs = __m512bh;
   using Element = uint16_t;
   static Pairs load_pairs(const std::byte* p) { return (Pairs)_mm512_loadu_si512(p); }

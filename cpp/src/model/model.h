@@ -108,8 +108,8 @@ std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSo
 // True when no element is NaN or infinite.
 bool row_is_finite(std::span<const float> row);
 
-// The instruction set in use: "generic", "avx2", "avx2_vnni", "avx512", "avx512_bf16" or "neon".
-// SMALLMIND_ISA forces one; an unknown or unavailable one throws kInvalidArgument.
+// The instruction set in use: "generic", "avx2", "avx2_vnni", "avx512", "avx512_bf16",
+// "avx512_amx" or "neon". SMALLMIND_ISA forces one; an unknown or unavailable one throws kInvalidArgument.
 const char* active_isa();
 
 }  // namespace smallmind

@@ -123,5 +123,44 @@ TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
   }
 }
 
+// Some blocks fine, others not, in no order: what matmul gives for two planes of which the lower one
+// is 0 where a block is not fine, once the scales there are of the upper plane's unit.
+TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
+  if (!is_code_times_scale(GetParam())) return;
+  std::mt19937 rng(5);
+  const RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
+  std::normal_distribution<float> draw;
+  constexpr size_t kBlocks = kColumns / 32;
+  for (const Kernels* isa : available_kernels()) {
+    for (const size_t n_tokens : {1, 4, 7, 16, 37}) {
+      ActivationBuffer buffer(n_tokens, kColumns);
+      Activations a = buffer.view(true);
+      for (size_t i = 0; i < n_tokens * kColumns; ++i) a.values[i] = draw(rng);
+      isa->quantize_fine(a, 0, n_tokens);
+      bool is_fine[kBlocks];
+      for (bool& fine : is_fine) fine = rng() % 2 != 0;
+      for (size_t block = 0; block < n_tokens * kBlocks; ++block) {
+        if (is_fine[block % kBlocks]) continue;
+        std::fill_n(a.low_codes + block * 32, 32, int8_t{0});
+        std::fill_n(a.low_minus_half_sums + block * 2, 2, 0);
+        a.low_minus_sums[block] = 0;
+      }
+      std::vector<float> all(n_tokens * kRows), out(n_tokens * 3);
+      isa->matmul(matrix.view(), 0, 3, a, n_tokens, all.data(), kRows);
+      for (size_t block = 0; block < n_tokens * kBlocks; ++block)
+        if (!is_fine[block % kBlocks]) a.scales[block] *= 128;
+      isa->coarse_maxima(matrix.view(), 0, 3, a, is_fine, n_tokens, out.data(), 3);
+      for (size_t t = 0; t < n_tokens; ++t) {
+        for (size_t p = 0; p < 3; ++p) {
+          const float* const row = all.data() + t * kRows;
+          const float want = *std::max_element(row + p * 16, row + std::min(kRows, p * 16 + 16));
+          ASSERT_EQ(std::bit_cast<uint32_t>(out[t * 3 + p]), std::bit_cast<uint32_t>(want))
+              << isa->name << " token " << t << " of " << n_tokens << " panel " << p;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace smallmind

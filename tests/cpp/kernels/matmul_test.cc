@@ -29,6 +29,9 @@ constexpr size_t kRows = 37;  // two panels and a part
 // Chunks of 8 blocks and a part of one, where the format's own blocks allow it.
 template <class F>
 constexpr size_t kColumns = F::kFileBlock == 256 ? 512 : 544;
+// More than one pass over the tokens, in kernels that unpack a part of a panel at a time.
+template <class F>
+constexpr size_t kManyColumns = F::kFileBlock == 256 ? 2304 : 2208;
 
 struct Weights {
   gguf::TensorType type;
@@ -39,8 +42,8 @@ struct Weights {
 
 // Random or extreme bytes with sane binary16 scales, as file blocks.
 template <class F>
-std::vector<std::byte> make_file_rows(std::mt19937& rng, int fill) {
-  std::vector<std::byte> file(quant::row_bytes(F::kType, kColumns<F>) * kRows);
+std::vector<std::byte> make_file_rows(std::mt19937& rng, int fill, size_t n_columns) {
+  std::vector<std::byte> file(quant::row_bytes(F::kType, n_columns) * kRows);
   for (auto& b : file) b = static_cast<std::byte>(fill < 0 ? rng() : static_cast<unsigned>(fill));
   const size_t n_blocks = file.size() / sizeof(typename F::Block);
   const uint16_t halves[] = {0x2c00, 0xac00, 0x1800,
@@ -65,18 +68,18 @@ std::vector<std::byte> make_file_rows(std::mt19937& rng, int fill) {
 }
 
 template <class F>
-Weights make_weights(std::mt19937& rng, int fill) {
-  Weights w{F::kType, make_file_rows<F>(rng, fill), {}, {}};
-  const size_t panel_bytes = quant::panel_bytes(F::kType, kColumns<F>),
+Weights make_weights(std::mt19937& rng, int fill, size_t n_columns) {
+  Weights w{F::kType, make_file_rows<F>(rng, fill, n_columns), {}, {}};
+  const size_t panel_bytes = quant::panel_bytes(F::kType, n_columns),
                n_panels = (kRows + 15) / 16;
   w.storage.resize(panel_bytes * n_panels + 64);
   auto* base = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(w.storage.data()) + 63) &
                                             ~uintptr_t{63});
-  const size_t row_bytes = quant::row_bytes(F::kType, kColumns<F>);
+  const size_t row_bytes = quant::row_bytes(F::kType, n_columns);
   for (size_t p = 0; p < n_panels; ++p)
     quant::pack_panel(F::kType, w.file.data() + p * 16 * row_bytes,
-                      std::min<size_t>(16, kRows - p * 16), kColumns<F>, base + p * panel_bytes);
-  w.matrix = {F::kType, kRows, kColumns<F>, panel_bytes, base};
+                      std::min<size_t>(16, kRows - p * 16), n_columns, base + p * panel_bytes);
+  w.matrix = {F::kType, kRows, n_columns, panel_bytes, base};
   return w;
 }
 
@@ -143,22 +146,23 @@ int64_t input_code(const Activations& a, size_t i) {
 template <class F>
 float expected_dot(const Weights& w, size_t row, const Activations& a, size_t token) {
   float acc = 0;
-  const std::byte* bytes = w.file.data() + row * quant::row_bytes(F::kType, kColumns<F>);
+  const size_t n_columns = a.n_columns;
+  const std::byte* bytes = w.file.data() + row * quant::row_bytes(F::kType, n_columns);
   if constexpr (!F::kInteger) {
-    std::vector<float> plain(kColumns<F>);
-    quant::dequantize(F::kType, {bytes, quant::row_bytes(F::kType, kColumns<F>)}, plain);
-    for (size_t c = 0; c < kColumns<F>; ++c)
-      acc = std::fma(plain[c], a.values[token * kColumns<F> + c], acc);
+    std::vector<float> plain(n_columns);
+    quant::dequantize(F::kType, {bytes, quant::row_bytes(F::kType, n_columns)}, plain);
+    for (size_t c = 0; c < n_columns; ++c)
+      acc = std::fma(plain[c], a.values[token * n_columns + c], acc);
   } else {
     size_t column = 0;
-    for (size_t i = 0; i < kColumns<F> / F::kFileBlock; ++i) {
+    for (size_t i = 0; i < n_columns / F::kFileBlock; ++i) {
       typename F::Block block;
       std::memcpy(&block, bytes + i * sizeof block, sizeof block);
       for (const SubBlock& s : sub_blocks(block)) {
         int64_t dot = 0;
         for (size_t k = 0; k < s.codes.size(); ++k)
-          dot += int64_t{s.codes[k]} * input_code(a, token * kColumns<F> + column + k);
-        const size_t at = (token * kColumns<F> + column) / 32;
+          dot += int64_t{s.codes[k]} * input_code(a, token * n_columns + column + k);
+        const size_t at = (token * n_columns + column) / 32;
         acc = std::fma(static_cast<float>(dot), s.scale * a.scales[at], acc);
         if constexpr (F::kHasMin) acc = std::fma(s.offset, a.scaled_sums[at], acc);
         column += s.codes.size();
@@ -183,12 +187,13 @@ std::vector<Kernels> tables() {
 }
 
 template <class F>
-void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = false) {
+void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = false,
+                  size_t n_columns = kColumns<F>) {
   std::mt19937 rng(static_cast<unsigned>(fill + 100) * 31 + static_cast<unsigned>(n_tokens));
-  const Weights w = make_weights<F>(rng, fill);
-  ActivationBuffer buffer(n_tokens, kColumns<F>);
+  const Weights w = make_weights<F>(rng, fill, n_columns);
+  ActivationBuffer buffer(n_tokens, n_columns);
   const Activations a = buffer.view(fine);
-  for (size_t i = 0; i < n_tokens * kColumns<F>; ++i)
+  for (size_t i = 0; i < n_tokens * n_columns; ++i)
     a.values[i] = extreme_inputs
                       ? (rng() % 2 ? 3.0f : -3.0f)
                       : static_cast<float>(static_cast<int>(rng() % 20001) - 10000) / 700.0f;
@@ -216,13 +221,27 @@ TEST(MatmulTest, GivesTheFrozenFormulaBitForBitOnRandomCodes) {
 // All codes at their ends, Q8_0's -128 included (fill 0x80), with inputs of +-127.
 TEST(MatmulTest, GivesTheFrozenFormulaAtExtremeCodes) {
   for (const int fill : {0x00, 0x80, 0x7f, 0xff, 0x0f, 0xf0}) {
-    for (const size_t n_tokens : {3, 4, 6})
+    for (const size_t n_tokens : {3, 4, 6, 16})
       Formats::for_each([&]<class F>() { check_format<F>(fill, true, n_tokens); });
   }
 }
 
+// More tokens than pass over unpacked weights at once, more columns than are unpacked at once, and
+// one block alone.
+TEST(MatmulTest, GivesTheFrozenFormulaForManyTokensAndForLongAndShortRows) {
+  Formats::for_each([&]<class F>() {
+    check_format<F>(-1, false, 133);
+    for (const size_t n_tokens : {5, 21}) {
+      for (const bool fine : {false, true}) {
+        check_format<F>(-1, false, n_tokens, fine, kManyColumns<F>);
+        check_format<F>(-1, false, n_tokens, fine, F::kFileBlock == 256 ? 256 : 32);
+      }
+    }
+  });
+}
+
 TEST(MatmulTest, GivesTheFrozenFormulaWithTwoPlanesOfInputs) {
-  for (const size_t n_tokens : {1, 3, 16}) {
+  for (const size_t n_tokens : {1, 3, 16, 37}) {
     Formats::for_each([&]<class F>() {
       check_format<F>(-1, false, n_tokens, true);
       check_format<F>(0x80, true, n_tokens, true);
