@@ -3,9 +3,9 @@
 // is that of matmul.h, and so are the bits.
 //
 // A panel is unpacked piece by piece into signed codes, over which all tokens pass. Tile registers
-// can only be stored: dots take the way over the first-level cache. Three dots are under way at any
-// time, one being scaled, one being stored and one being taken, and their instructions are spread
-// between those of the vector units, which would otherwise wait for them in a crowd.
+// can only be stored: dots take the way over the first-level cache. Three of them are under way at
+// any time, one being scaled, one waiting to be stored and one being taken, and their instructions
+// are spread between those of the vector units, which would otherwise wait for them in a crowd.
 #pragma once
 
 #include "kernels/matmul.h"
@@ -17,12 +17,12 @@ extern const Kernels kKernelsAvx512;
 
 namespace smallmind::kernel {
 
-// Blocks of a panel unpacked at once: with the dots they leave room in the first-level cache.
+// Blocks of a panel that are unpacked at once: they leave room in the first-level cache.
 inline constexpr size_t kUnpackedBlocks = 4 * quant::kChunkUnits;
-// Tokens that pass over them before the next blocks are unpacked.
-inline constexpr size_t kGroupTokens = 128;
-// Fewer tokens are faster without tiles.
-inline constexpr size_t kLeastTileTokens = 5;
+// Tiles of tokens that pass over them before the next blocks are unpacked.
+inline constexpr size_t kPassTiles = 8;
+// Fewer tokens, or fewer beside whole tiles, are faster without tile registers.
+inline constexpr size_t kLeastTileTokens = 10;
 
 inline constexpr size_t kBlockBytes = quant::kGroups * quant::kGroupBytes;
 // The columns of a dot: those that share a scale.
@@ -38,7 +38,6 @@ struct UnpackedBlocks {
   static constexpr bool kInPlace = F::kSigned;  // the panel itself holds the codes like this
 
   const std::byte* chunks;
-  size_t n_blocks;
   alignas(64) std::byte codes[kInPlace ? 1 : kUnpackedBlocks][kBlockBytes];
   alignas(64) float scales[kUnpackedBlocks][F::kScalesPerBlock][quant::kPanelRows];
   alignas(64) float offsets[F::kHasMin ? kUnpackedBlocks : 1][quant::kPanelRows];
@@ -51,8 +50,9 @@ struct UnpackedBlocks {
       return codes[block];
   }
 
+  // One of n_blocks that follow each other.
   template <class S>
-  void unpack(size_t block) {
+  void unpack(size_t block, size_t n_blocks) {
     const size_t first = block / quant::kChunkUnits * quant::kChunkUnits, b = block - first;
     const size_t left = n_blocks - first;
     const size_t n = left < quant::kChunkUnits ? left : quant::kChunkUnits;
@@ -70,26 +70,35 @@ struct UnpackedBlocks {
   }
 };
 
-// The products of one panel. is_fine(block): whether both planes of the inputs enter. Out has
-// fetch(token), before the rows of a token are ready, and take(token, rows).
+// Products of a panel. is_fine(block): whether both planes of the inputs enter. Out has
+// fetch(token), some time before a token's rows are ready, and take(token, rows).
 template <class S, class F, class IsFine, class Out>
-class TilePanel {
+class TileProducts {
   using Row = typename S::Row;
   static constexpr size_t kTokens = S::kTileTokens;
   static constexpr size_t kDotsOfBlock = F::kScalesPerBlock;
 
  public:
-  TilePanel(const std::byte* panel, const Activations& a, const IsFine& is_fine, const Out& out)
-      : panel_(panel),
-        a_(a),
-        n_all_(a.n_columns / quant::kBlockColumns),
-        is_fine_(is_fine),
-        out_(out) {}
+  TileProducts(const Activations& a, const IsFine& is_fine) : a_(a), is_fine_(is_fine) {}
 
-  void multiply(size_t n_tokens) {
-    for (size_t token = 0; token < n_tokens; token += kGroupTokens) {
-      const size_t left = n_tokens - token, n = left < kGroupTokens ? left : kGroupTokens;
-      for (first_ = 0; first_ < n_all_; first_ += kUnpackedBlocks) pass(token, n);
+  // Of tokens [0, n_tokens): whole tiles, of which the last one may begin within the one before it,
+  // or a part of a tile. REQUIRES: S::configure()d for a tile of min(n_tokens, 16).
+  void multiply(const std::byte* panel, size_t n_tokens, const Out& out) {
+    panel_ = panel;
+    out_ = &out;
+    n_tokens_ = n_tokens;
+    n_all_ = a_.n_columns / quant::kBlockColumns;
+    const size_t n_tiles = (n_tokens + kTokens - 1) / kTokens;
+    for (size_t tile = 0; tile < n_tiles; tile += kPassTiles) {
+      const size_t left = n_tiles - tile, n = left < kPassTiles ? left : kPassTiles;
+      for (first_ = 0; first_ < n_all_; first_ += kUnpackedBlocks) {
+        n_blocks_ = n_all_ - first_ < kUnpackedBlocks ? n_all_ - first_ : kUnpackedBlocks;
+        n_dots_ = n_blocks_ * kDotsOfBlock;
+        if (n_tokens >= kTokens)
+          pass<true>(tile, n);
+        else
+          pass<false>(tile, n);
+      }
     }
   }
 
@@ -101,129 +110,106 @@ class TilePanel {
     const int8_t* low_codes;
     const float* scales;
     ptrdiff_t to_sums;  // from scales
-    size_t n_columns;
-    size_t n_all;  // blocks
   };
-  Inputs inputs_of(size_t token) const {
-    const size_t code = token * a_.n_columns + first_ * quant::kBlockColumns;
-    return {a_.codes + code,
-            a_.low_codes + code,
-            a_.scales + code / quant::kBlockColumns,
-            a_.scaled_sums - a_.scales,
-            a_.n_columns,
-            n_all_};
+  size_t token_of(size_t tile) const {
+    const size_t token = tile * kTokens;
+    return n_tokens_ < kTokens || token + kTokens <= n_tokens_ ? token : n_tokens_ - kTokens;
+  }
+  Inputs inputs_of(size_t tile) const {
+    const size_t code = token_of(tile) * a_.n_columns + first_ * quant::kBlockColumns;
+    return {a_.codes + code, a_.low_codes + code, a_.scales + code / quant::kBlockColumns,
+            a_.scaled_sums - a_.scales};
   }
 
-  // Takes a group of tokens over the blocks from first_ on.
-  void pass(size_t token, size_t n_tokens) {
-    w_.chunks = panel_ + first_ * kBlockStride<F>;
-    w_.n_blocks = n_all_ - first_ < kUnpackedBlocks ? n_all_ - first_ : kUnpackedBlocks;
-    group_ = token;
-    n_dots_ = w_.n_blocks * kDotsOfBlock;
-    const size_t rest = n_tokens % kTokens, whole_end = token + n_tokens - rest;
-    const size_t n_early = w_.n_blocks < 2 ? w_.n_blocks : 2;
-    for (size_t i = 0; i < n_early; ++i) w_.template unpack<S>(i);
-    if (n_tokens >= kTokens)
-      begin<true>(token);
-    else
-      begin<false>(token);
-    for (size_t i = n_early; i < w_.n_blocks; ++i) w_.template unpack<S>(i);
-    for (; token < whole_end; token += kTokens) {
-      const bool is_last = token + kTokens == whole_end;
-      tile<true>(token, kTokens, !is_last && n_dots_ % 2 == 0);
-      if (!is_last && n_dots_ % 2 != 0) begin<true>(token + kTokens);
-    }
-    if (rest == 0) return;
-    if (n_tokens >= kTokens) begin<false>(token);
-    tile<false>(token, rest, false);
-  }
-
-  // The steps of dot i of a tile's. Dots take turns between two registers, and between two places
-  // where they are stored.
+  // Takes tiles over the blocks from first_ on.
   template <bool kWhole>
-  [[gnu::always_inline]] void load(const int8_t* codes, size_t i) const {
+  void pass(size_t tile, size_t n_tiles) {
+    w_.chunks = panel_ + first_ * kBlockStride<F>;
+    first_tile_ = tile;
+    const size_t n_early = n_blocks_ < 2 ? n_blocks_ : 2;
+    for (size_t i = 0; i < n_early; ++i) w_.template unpack<S>(i, n_blocks_);
+    begin(tile);
+    for (size_t i = n_early; i < n_blocks_; ++i) w_.template unpack<S>(i, n_blocks_);
+    const bool chains = n_dots_ % 2 == 0;
+    for (const size_t last = tile + n_tiles - 1; tile <= last; ++tile) {
+      multiply_tile<kWhole>(tile, tile < last && chains);
+      if (tile < last && !chains) begin(tile + 1);
+    }
+  }
+
+  // The steps of dot i of a tile's. Dots take turns between two sets of registers, and between
+  // two places where they are stored.
+  [[gnu::always_inline]] void load(const Inputs& inputs, size_t i, size_t n_columns) const {
     S::load_weights(w_.codes_of(i / kDotsOfBlock) +
                     i % kDotsOfBlock * (kDotColumns<F> * quant::kPanelRows));
-    S::template load_tokens<kWhole>(codes + i * kDotColumns<F>, a_.n_columns);
+    S::load_tokens(inputs.codes + i * kDotColumns<F>, n_columns);
   }
-  template <bool kWhole, int kTurn>
-  [[gnu::always_inline]] void take(const int8_t* low_codes, size_t i) const {
-    if (is_fine_(first_ + i / kDotsOfBlock)) {
-      S::template take_dots<kWhole, 0>();
-      S::template load_tokens<kWhole>(low_codes + i * kDotColumns<F>, a_.n_columns);
-      S::template take_dots<kWhole, 1>();
-    } else {
-      S::template take_dots<kWhole, kTurn>();
-    }
+  template <int kTurn>
+  [[gnu::always_inline]] void take(const Inputs& inputs, size_t i, size_t n_columns) const {
+    S::template take_dots<kTurn, 0>();
+    if (!is_fine_(first_ + i / kDotsOfBlock)) return;
+    S::load_tokens(inputs.low_codes + i * kDotColumns<F>, n_columns);
+    S::template take_dots<kTurn, 1>();
   }
-  template <bool kWhole, int kTurn>
+  template <int kTurn>
   [[gnu::always_inline]] void store(size_t i) {
-    if (is_fine_(first_ + i / kDotsOfBlock)) {
-      S::template store_dots<kWhole, 0>(dots_[kTurn].plane[0]);
-      S::template store_dots<kWhole, 1>(dots_[kTurn].plane[1]);
-    } else {
-      S::template store_dots<kWhole, kTurn>(dots_[kTurn].plane[0]);
-    }
+    S::template store_dots<kTurn, 0>(dots_[kTurn].plane[0]);
+    if (is_fine_(first_ + i / kDotsOfBlock))
+      S::template store_dots<kTurn, 1>(dots_[kTurn].plane[1]);
   }
 
   // What comes before a tile: its first dot is stored, its second taken.
-  template <bool kWhole>
-  void begin(size_t token) {
-    const Inputs inputs = inputs_of(token);
-    load<kWhole>(inputs.codes, 0);
-    take<kWhole, 0>(inputs.low_codes, 0);
-    store<kWhole, 0>(0);
+  void begin(size_t tile) {
+    const Inputs inputs = inputs_of(tile);
+    load(inputs, 0, a_.n_columns);
+    take<0>(inputs, 0, a_.n_columns);
+    store<0>(0);
     if (n_dots_ == 1) return;
-    load<kWhole>(inputs.codes, 1);
-    take<kWhole, 1>(inputs.low_codes, 1);
+    load(inputs, 1, a_.n_columns);
+    take<1>(inputs, 1, a_.n_columns);
   }
 
-  // One tile of tokens over all unpacked blocks; and what comes before the next one, if that is to
+  // A tile of tokens over all unpacked blocks; and what comes before the next one, if that is to
   // follow at once.
   template <bool kWhole>
-  [[gnu::noinline]] void tile(size_t token, size_t n_tokens, bool goes_on) {
-    const size_t n = kWhole ? kTokens : n_tokens;
-    const Inputs inputs = inputs_of(token), next = inputs_of(goes_on ? token + kTokens : token);
-    const size_t n_dots = n_dots_;
+  [[gnu::noinline]] void multiply_tile(size_t tile, bool goes_on) {
+    const size_t n = kWhole ? kTokens : n_tokens_;
+    const size_t token = token_of(tile), n_columns = a_.n_columns, n_dots = n_dots_;
+    const Inputs inputs = inputs_of(tile), next = inputs_of(goes_on ? tile + 1 : tile);
+    float(*carried)[quant::kPanelRows] = carried_[tile - first_tile_];
     Row acc[kTokens];
 #pragma GCC unroll 16
     for (size_t t = 0; t < n; ++t)
-      acc[t] = first_ == 0 ? S::row_set1(0.0f) : S::load(carried_[token - group_ + t]);
+      acc[t] = first_ == 0 ? S::row_set1(0.0f) : S::load(carried[t]);
     const std::byte* ahead = w_.chunks + kUnpackedBlocks * kBlockStride<F>;
-    const bool fetches = token == 0;
+    const bool fetches = tile == 0;
     const auto step = [&]<int kTurn>(size_t i) __attribute__((always_inline)) {
-      const bool is_here = i + 2 < n_dots;
+      const bool is_here = i + 2 < n_dots, comes = is_here || goes_on;
       const size_t coming = is_here ? i + 2 : i + 2 - n_dots;
-      const size_t waiting = i + 1 < n_dots ? i + 1 : 0;
-      const bool waits = i + 1 < n_dots || goes_on, comes = is_here || goes_on;
-      // A dot of two planes takes both registers.
-      const bool is_early = waits && (is_fine_(first_ + waiting / kDotsOfBlock) ||
-                                      (comes && is_fine_(first_ + coming / kDotsOfBlock)));
-      if (is_early) store<kWhole, 1 - kTurn>(waiting);
-      if (comes) load<kWhole>(is_here ? inputs.codes : next.codes, coming);
+      const Inputs& from = is_here ? inputs : next;
+      if (comes) load(from, coming, n_columns);
       if (fetches) {
-        for (size_t at = 0; at < kBlockStride<F> / kDotsOfBlock; at += 64)
-          __builtin_prefetch(ahead + at, 0, 2);
+        for (size_t line = 0; line < kBlockStride<F> / kDotsOfBlock; line += 64)
+          __builtin_prefetch(ahead + line, 0, 2);
         ahead += kBlockStride<F> / kDotsOfBlock;
       }
       scale<kWhole, kTurn>(inputs, i, 0, n / 2, acc);
-      if (comes)
-        take<kWhole, kTurn>(is_here ? inputs.low_codes : next.low_codes, coming);
-      if (i < n) out_.fetch(token + i);
+      if (comes) take<kTurn>(from, coming, n_columns);
+      if (i < n) out_->fetch(token + i);
       scale<kWhole, kTurn>(inputs, i, n / 2, n, acc);
-      if (waits && !is_early) store<kWhole, 1 - kTurn>(waiting);
+      if (i + 1 < n_dots || goes_on) store<1 - kTurn>(i + 1 < n_dots ? i + 1 : 0);
     };
     for (size_t i = 0; i < n_dots; i += 2) {
       step.template operator()<0>(i);
       if (i + 1 < n_dots) step.template operator()<1>(i + 1);
     }
-    const bool is_whole_row = first_ + w_.n_blocks == n_all_;
+    const bool is_done = first_ + n_blocks_ == n_all_;
 #pragma GCC unroll 16
     for (size_t t = 0; t < n; ++t) {
-      if (is_whole_row)
-        out_.take(token + t, acc[t]);
+      if (is_done)
+        out_->take(token + t, acc[t]);
       else
-        S::store(carried_[token - group_ + t], acc[t]);
+        S::store(carried[t], acc[t]);
     }
   }
 
@@ -231,11 +217,11 @@ class TilePanel {
   template <bool kWhole, int kTurn>
   [[gnu::always_inline]] void scale(const Inputs& inputs, size_t i, size_t from, size_t to,
                                     Row* acc) const {
-    const size_t block = i / kDotsOfBlock;
+    const size_t block = i / kDotsOfBlock, stride = n_all_;
     const Row scale = S::load(w_.scales[block][i % kDotsOfBlock]);
     const bool is_fine = is_fine_(first_ + block);
     const auto& plane = dots_[kTurn].plane;
-    const float* d = inputs.scales + from * inputs.n_all + block;
+    const float* d = inputs.scales + from * stride + block;
 #pragma GCC unroll 16
     for (size_t t = from; t < to; ++t) {
       const auto dot = S::load_dots(plane[0][t]);
@@ -244,24 +230,27 @@ class TilePanel {
       acc[t] = S::fma(c, S::mul(scale, S::row_set1(*d)), acc[t]);
       if constexpr (F::kHasMin)
         acc[t] = S::fma(S::load(w_.offsets[block]), S::row_set1(d[inputs.to_sums]), acc[t]);
-      d += inputs.n_all;
+      d += stride;
       asm("" : "+r"(d));  // one pointer that steps: 16 of them would not fit into registers
     }
   }
 
-  const std::byte* panel_;
   const Activations& a_;
-  size_t n_all_;
   const IsFine& is_fine_;
-  const Out& out_;
+  const std::byte* panel_ = nullptr;
+  const Out* out_ = nullptr;
+  size_t n_tokens_ = 0;
+  size_t n_all_ = 0;  // blocks
 
-  size_t first_ = 0;  // block, of those that are unpacked
-  size_t group_ = 0;  // the first token of the group
-  size_t n_dots_ = 0;  // of the unpacked blocks with a tile
+  size_t first_ = 0;       // block, of those that are unpacked
+  size_t n_blocks_ = 0;    // that are unpacked
+  size_t n_dots_ = 0;      // of these with a tile
+  size_t first_tile_ = 0;  // of the pass
   struct {
     alignas(64) int32_t plane[2][kTokens][quant::kPanelRows];
   } dots_[2];
-  alignas(64) float carried_[kGroupTokens][quant::kPanelRows];  // sums between two passes
+  // Sums between two passes.
+  alignas(64) float carried_[kPassTiles][kTokens][quant::kPanelRows];
   UnpackedBlocks<F> w_;
 };
 
@@ -282,71 +271,95 @@ struct RowsOut {
   }
 };
 
-// make_out(panel) gives each panel's Out.
-template <class S, class F, class IsFine, class MakeOut>
-void multiply_tiles(const PackedMatrix& w, size_t first_panel, size_t n_panels,
-                    const Activations& a, size_t n_tokens, const IsFine& is_fine,
-                    const MakeOut& make_out) {
-  S::configure(n_tokens % S::kTileTokens, kDotColumns<F>);
-  for (size_t p = first_panel; p < first_panel + n_panels; ++p) {
-    const auto out = make_out(p);
-    TilePanel<S, F, IsFine, decltype(out)>(w.panels + p * w.panel_bytes, a, is_fine, out)
-        .multiply(n_tokens);
-  }
-  S::release();
-}
-
-// matmul() where few tokens and float weights are another set's.
-template <class S>
-void matmul_amx(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
-                size_t n_tokens, float* out, size_t out_stride) {
-  if (n_tokens < kLeastTileTokens)
-    return kKernelsAvx512.matmul(w, first_panel, n_panels, a, n_tokens, out, out_stride);
-  quant::Formats::visit(w.type, [&]<class F>() {
-    if constexpr (!F::kInteger) {
-      kKernelsAvx512.matmul(w, first_panel, n_panels, a, n_tokens, out, out_stride);
-    } else {
-      const auto make_out = [&](size_t panel) { return RowsOut<S>{w, panel, out, out_stride}; };
-      const auto all = [](size_t) { return true; };
-      const auto none = [](size_t) { return false; };
-      if (a.low_codes == nullptr)
-        multiply_tiles<S, F>(w, first_panel, n_panels, a, n_tokens, none, make_out);
-      else
-        multiply_tiles<S, F>(w, first_panel, n_panels, a, n_tokens, all, make_out);
-    }
-  });
-}
-
 // The highest of a panel's rows.
 template <class S>
 struct HighestOut {
-  size_t n_rows;  // of the panel
+  const PackedMatrix& w;
+  size_t panel;
   float* out;
   size_t out_stride;
 
   void fetch(size_t) const {}
   void take(size_t token, typename S::Row x) const {
-    const auto rows = n_rows < quant::kPanelRows ? S::first_lanes(n_rows, x, S::row_set1(-__builtin_inff())) : x;
-    out[token * out_stride] = max_lanes<S>(rows);
+    const size_t n = w.n_rows - panel * quant::kPanelRows;
+    if (n < quant::kPanelRows) x = S::first_lanes(n, x, S::row_set1(-__builtin_inff()));
+    out[token * out_stride + panel] = max_lanes<S>(x);
   }
 };
+
+template <class S, class F, class Out, class IsFine>
+void multiply_tiles(const PackedMatrix& w, size_t first_panel, size_t n_panels,
+                    const Activations& a, const IsFine& is_fine, size_t n_tokens, float* out,
+                    size_t out_stride) {
+  S::configure(n_tokens < S::kTileTokens ? n_tokens : S::kTileTokens, kDotColumns<F>);
+  TileProducts<S, F, IsFine, Out> products(a, is_fine);
+  for (size_t panel = first_panel; panel < first_panel + n_panels; ++panel)
+    products.multiply(w.panels + panel * w.panel_bytes, n_tokens, Out{w, panel, out, out_stride});
+  S::release();
+}
+
+// How many of the first tokens are for tiles.
+template <class S>
+[[gnu::always_inline]] inline size_t tokens_in_tiles(size_t n_tokens) {
+  const size_t rest = n_tokens % S::kTileTokens;
+  return rest < kLeastTileTokens ? n_tokens - rest : n_tokens;
+}
+
+// The inputs of tokens from `token` on.
+[[gnu::always_inline]] inline Activations tokens_from(Activations a, size_t token) {
+  const size_t codes = token * a.n_columns, blocks = codes / quant::kBlockColumns;
+  a.values += codes;
+  a.codes += codes;
+  a.scales += blocks;
+  a.scaled_sums += blocks;
+  a.minus_half_sums += 2 * blocks;
+  a.minus_sums += blocks;
+  if (a.low_codes != nullptr) {
+    a.low_codes += codes;
+    a.low_minus_half_sums += 2 * blocks;
+    a.low_minus_sums += blocks;
+  }
+  return a;
+}
+
+// matmul(), of which float weights and few tokens are AVX-512's.
+template <class S>
+void matmul_amx(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
+                size_t n_tokens, float* out, size_t out_stride) {
+  size_t n = 0;
+  quant::Formats::visit(w.type, [&]<class F>() {
+    if constexpr (F::kInteger) {
+      n = tokens_in_tiles<S>(n_tokens);
+      if (n == 0) return;
+      if (a.low_codes == nullptr)
+        multiply_tiles<S, F, RowsOut<S>>(
+            w, first_panel, n_panels, a, [](size_t) { return false; }, n, out, out_stride);
+      else
+        multiply_tiles<S, F, RowsOut<S>>(
+            w, first_panel, n_panels, a, [](size_t) { return true; }, n, out, out_stride);
+    }
+  });
+  if (n < n_tokens)
+    kKernelsAvx512.matmul(w, first_panel, n_panels, tokens_from(a, n), n_tokens - n,
+                          out + n * out_stride, out_stride);
+}
 
 // coarse_maxima() likewise.
 template <class S>
 void coarse_maxima_amx(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                        const Activations& a, const bool* is_fine, size_t n_tokens, float* out,
                        size_t out_stride) {
-  if (n_tokens < kLeastTileTokens)
-    return kKernelsAvx512.coarse_maxima(w, first_panel, n_panels, a, is_fine, n_tokens, out,
-                                        out_stride);
-  quant::Formats::visit(w.type, [&]<class F>() {
-    if constexpr (F::kInteger) {
-      const auto is_fine_block = [&](size_t block) { return is_fine[block]; };
-      multiply_tiles<S, F>(w, first_panel, n_panels, a, n_tokens, is_fine_block, [&](size_t panel) {
-        return HighestOut<S>{w.n_rows - panel * quant::kPanelRows, out + panel, out_stride};
-      });
-    }
-  });
+  const size_t n = tokens_in_tiles<S>(n_tokens);
+  if (n > 0)
+    quant::Formats::visit(w.type, [&]<class F>() {
+      if constexpr (F::kInteger)
+        multiply_tiles<S, F, HighestOut<S>>(
+            w, first_panel, n_panels, a, [&](size_t block) { return is_fine[block]; }, n, out,
+            out_stride);
+    });
+  if (n < n_tokens)
+    kKernelsAvx512.coarse_maxima(w, first_panel, n_panels, tokens_from(a, n), is_fine, n_tokens - n,
+                                 out + n * out_stride, out_stride);
 }
 
 }  // namespace smallmind::kernel

@@ -9,18 +9,16 @@ namespace smallmind::simd {
 struct Avx512Amx : Avx512 {
   static constexpr size_t kTileTokens = 16;
 
-  // The tile registers: for each plane of inputs the dots, the tokens' codes, and the weights'
-  // codes. Those of fewer than 16 tokens have registers of their own, so that one configuration
-  // serves both.
-  template <bool kWhole>
-  static constexpr int kDots = kWhole ? 0 : 2;
-  template <bool kWhole>
-  static constexpr int kTokens = kWhole ? 4 : 5;
-  static constexpr int kWeights = 6;
+  // The tile registers. Dots and weights have some for each of two turns, so that neither waits for
+  // what the one before is still read from, and dots for each of two planes of inputs.
+  template <int kTurn, int kPlane>
+  static constexpr int kDots = 2 * kTurn + kPlane;
+  static constexpr int kTokens = 4;
+  static constexpr int kWeights = 5;
 
   // Shapes the tile registers of this thread for dots of n_columns (a multiple of 4, at most 64)
-  // with 16 tokens and with `rest` (0 ... 15). Holds until release().
-  static void configure(size_t rest, size_t n_columns) {
+  // with n_tokens (1 ... 16). Holds until release().
+  static void configure(size_t n_tokens, size_t n_columns) {
     struct {
       uint8_t palette = 1;
       uint8_t start_row = 0;
@@ -31,14 +29,10 @@ struct Avx512Amx : Avx512 {
     static_assert(sizeof shapes == 64);
     const auto set = [&](int tile, size_t n_rows, size_t row_bytes) {
       shapes.n_rows[tile] = static_cast<uint8_t>(n_rows);
-      shapes.row_bytes[tile] = static_cast<uint16_t>(n_rows == 0 ? 0 : row_bytes);
+      shapes.row_bytes[tile] = static_cast<uint16_t>(row_bytes);
     };
-    for (int plane = 0; plane < 2; ++plane) {
-      set(kDots<true> + plane, kTileTokens, 64);
-      set(kDots<false> + plane, rest, 64);
-    }
-    set(kTokens<true>, kTileTokens, n_columns);
-    set(kTokens<false>, rest, n_columns);
+    for (int dots = 0; dots < 4; ++dots) set(dots, n_tokens, 64);
+    set(kTokens, n_tokens, n_columns);
     set(kWeights, n_columns / 4, 64);
     asm volatile("ldtilecfg %0" : : "m"(shapes));
   }
@@ -52,25 +46,24 @@ struct Avx512Amx : Avx512 {
                  : "memory");
   }
   // Codes of one plane, `stride` bytes from token to token.
-  template <bool kWhole>
   static void load_tokens(const int8_t* codes, size_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2"
                  :
-                 : "r"(codes), "r"(stride), "i"(kTokens<kWhole>)
+                 : "r"(codes), "r"(stride), "i"(kTokens)
                  : "memory");
   }
   // The dots of both, which are signed bytes.
-  template <bool kWhole, int kWhich>
+  template <int kTurn, int kPlane>
   static void take_dots() {
     asm volatile("tilezero %%tmm%c0\n\ttdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0"
                  :
-                 : "i"(kDots<kWhole> + kWhich), "i"(kTokens<kWhole>), "i"(kWeights));
+                 : "i"(kDots<kTurn, kPlane>), "i"(kTokens), "i"(kWeights));
   }
-  template <bool kWhole, int kWhich>
+  template <int kTurn, int kPlane>
   static void store_dots(int32_t (*dots)[16]) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)"
                  :
-                 : "r"(dots), "r"(size_t{64}), "i"(kDots<kWhole> + kWhich)
+                 : "r"(dots), "r"(size_t{64}), "i"(kDots<kTurn, kPlane>)
                  : "memory");
   }
 
