@@ -23,6 +23,21 @@ inline void put_bf16(std::byte* at, float value) {
   __builtin_memcpy(at, &upper, 2);
 }
 
+// Writes 16 values, exact in bfloat16, into the first or the second halves of 16 pairs. The other
+// ones, which may be another thread's, are left alone, or, behind first ones, cleared.
+template <class S>
+inline void store_halves(std::byte* pairs, typename S::Vec x, bool is_second, bool clears) {
+  if constexpr (requires { S::store_halves(pairs, x, is_second, clears); }) {
+    S::store_halves(pairs, x, is_second, clears);
+  } else {
+    std::byte bits[32];
+    S::store_bf16(bits, x);
+    std::byte* at = pairs + (is_second ? 2 : 0);
+    for (size_t j = 0; j < 16; ++j) __builtin_memcpy(at + j * 4, bits + j * 2, 2);
+    for (size_t j = 0; clears && j < 16; ++j) put_bf16<S>(at + j * 4 + 2, 0.0f);
+  }
+}
+
 template <class S>
 void store_kv_bf16(const float* k, const float* v, size_t head_dim, size_t slot, bool clear_next,
                    std::byte* k_region, std::byte* v_region) {
@@ -32,11 +47,8 @@ void store_kv_bf16(const float* k, const float* v, size_t head_dim, size_t slot,
     S::store_bf16(rounded, round_bf16<S>(S::load(k + i)));
     for (size_t j = 0; j < 16; j += 2)
       __builtin_memcpy(k_region + ((i + j) / 2 * kPageKeys + slot) * 4, rounded + j * 2, 4);
-    S::store_bf16(rounded, round_bf16<S>(S::load(v + i)));
-    // The other half of a pair may be another thread's.
-    std::byte* at = v_region + (slot / 2 * head_dim + i) * 4 + slot % 2 * 2;
-    for (size_t j = 0; j < 16; ++j) __builtin_memcpy(at + j * 4, rounded + j * 2, 2);
-    for (size_t j = 0; clear && j < 16; ++j) put_bf16<S>(at + j * 4 + 2, 0.0f);
+    store_halves<S>(v_region + (slot / 2 * head_dim + i) * 4, round_bf16<S>(S::load(v + i)),
+                    slot % 2 != 0, clear);
   }
 }
 

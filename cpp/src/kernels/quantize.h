@@ -91,6 +91,7 @@ template <class S, bool kFine>
 inline void quantize_range(const Activations& a, size_t at, size_t n) {
   const size_t end = at + n;
   for (; at + 8 <= end; at += 8) quantize_some<S, kFine, 8>(a, at);
+  for (; at + 4 <= end; at += 4) quantize_some<S, kFine, 4>(a, at);
   for (; at + 2 <= end; at += 2) quantize_some<S, kFine, 2>(a, at);
   if (at < end) quantize_some<S, kFine, 1>(a, at);
 }

@@ -205,6 +205,12 @@ struct Avx512 {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtepi32_epi16(_mm512_srli_epi32(as_ints(x), 16)));
   }
+  // kv_pages.h, store_halves. (A masked store does not touch what it leaves out.)
+  static void store_halves(std::byte* pairs, Vec x, bool is_second, bool clears) {
+    const Ints bits = is_second ? as_ints(x) : shift_right<16>(as_ints(x));
+    const __mmask32 halves = is_second ? 0xaaaaaaaau : clears ? 0xffffffffu : 0x55555555u;
+    _mm512_mask_storeu_epi16(pairs, halves, bits);
+  }
   // 8 bfloat16, each twice.
   static Vec load_bf16_twice(const std::byte* p) {
     const Ints wide = _mm512_cvtepu16_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -8,6 +8,8 @@ namespace smallmind::simd {
 
 struct Avx512Amx : Avx512 {
   static constexpr size_t kTileTokens = 16;
+  static constexpr size_t kBlockQueries = 12;
+  static constexpr size_t kBlockSums = 24;
 
   // The tile registers. Dots and weights have some for each of two turns, so that neither waits for
   // what the one before is still read from, and dots for each of two planes of inputs.
