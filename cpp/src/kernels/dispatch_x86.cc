@@ -51,8 +51,7 @@ CpuFeatures detect() {
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
   found.avx2_vnni = found.avx2 && (a >> 4 & 1);
   found.avx512_bf16 = found.avx512 && (a >> 5 & 1);
-  found.avx512_amx =
-      found.avx512_bf16 && saves_tiles && tiles && tile_int8 && may_use_tiles();
+  found.avx512_amx = found.avx512_bf16 && saves_tiles && tiles && tile_int8 && may_use_tiles();
   return found;
 }
 
@@ -77,16 +76,15 @@ const Kernels& avx512_amx_table() {
 
 // AVX-512's table with the one kernel that has bfloat16 dots.
 const Kernels& avx512_bf16_table() {
-  static const Kernels table = changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) {
-    own.attention = kAttentionAvx512Bf16;
-  });
+  static const Kernels table = changed(kKernelsAvx512, "avx512_bf16",
+                                       [](Kernels& own) { own.attention = kAttentionAvx512Bf16; });
   return table;
 }
 
 // AVX2's table with the products that have byte dots.
 const Kernels& avx2_vnni_table() {
-  static const Kernels table = changed(
-      kKernelsAvx2, "avx2_vnni", [](Kernels& own) { own.matmul = kMatmulAvx2Vnni; });
+  static const Kernels table =
+      changed(kKernelsAvx2, "avx2_vnni", [](Kernels& own) { own.matmul = kMatmulAvx2Vnni; });
   return table;
 }
 

@@ -103,8 +103,9 @@ class TileProducts {
   }
 
  private:
-  // Where a tile of tokens has its inputs for the unpacked blocks. (Plain values, which the compiler
-  // keeps in registers: instructions of the tile registers may change all memory, for all it knows.)
+  // Where a tile of tokens has its inputs for the unpacked blocks. (Plain values, which the
+  // compiler keeps in registers: instructions of the tile registers may change all memory, for all
+  // it knows.)
   struct Inputs {
     const int8_t* codes;
     const int8_t* low_codes;
@@ -179,8 +180,7 @@ class TileProducts {
     float(*carried)[quant::kPanelRows] = carried_[tile - first_tile_];
     Row acc[kTokens];
 #pragma GCC unroll 16
-    for (size_t t = 0; t < n; ++t)
-      acc[t] = first_ == 0 ? S::row_set1(0.0f) : S::load(carried[t]);
+    for (size_t t = 0; t < n; ++t) acc[t] = first_ == 0 ? S::row_set1(0.0f) : S::load(carried[t]);
     const std::byte* ahead = w_.chunks + kUnpackedBlocks * kBlockStride<F>;
     const bool fetches = tile == 0;
     const auto step = [&]<int kTurn>(size_t i) __attribute__((always_inline)) {
@@ -262,9 +262,7 @@ struct RowsOut {
   float* out;
   size_t out_stride;
 
-  float* rows(size_t token) const {
-    return out + token * out_stride + panel * quant::kPanelRows;
-  }
+  float* rows(size_t token) const { return out + token * out_stride + panel * quant::kPanelRows; }
   void fetch(size_t token) const { __builtin_prefetch(rows(token), 1, 3); }
   void take(size_t token, typename S::Row x) const {
     store_rows<S>(rows(token), x, w.n_rows - panel * quant::kPanelRows);

@@ -15,8 +15,8 @@ struct Avx2 {
   static constexpr size_t kRows = 8;
   static constexpr size_t kMaxTile = 16;
   static constexpr size_t kFloatTile = 4;
-  static constexpr size_t kBlockQueries = 4;  // of attention
-  static constexpr size_t kBlockSums = 4;     // of a block, vectors in registers
+  static constexpr size_t kBlockQueries = 4;    // of attention
+  static constexpr size_t kBlockSums = 4;       // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = false;  // attention.h, add_pair
   static constexpr bool kUnsignedDot =
       false;  // |code| as unsigned byte, the code's sign moved to the input

@@ -11,8 +11,8 @@ struct Generic {
   static constexpr size_t kRows = 16;
   static constexpr size_t kMaxTile = 4;
   static constexpr size_t kFloatTile = 4;
-  static constexpr size_t kBlockQueries = 2;  // of attention
-  static constexpr size_t kBlockSums = 4;     // of a block, vectors in registers
+  static constexpr size_t kBlockQueries = 2;    // of attention
+  static constexpr size_t kBlockSums = 4;       // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = false;  // attention.h, add_pair
   static constexpr bool kUnsignedDot = false;
 

@@ -109,7 +109,8 @@ std::unique_ptr<const Model> load_model(const gguf::Header& header, const ByteSo
 bool row_is_finite(std::span<const float> row);
 
 // The instruction set in use: "generic", "avx2", "avx2_vnni", "avx512", "avx512_bf16",
-// "avx512_amx" or "neon". SMALLMIND_ISA forces one; an unknown or unavailable one throws kInvalidArgument.
+// "avx512_amx" or "neon". SMALLMIND_ISA forces one; an unknown or unavailable one throws
+// kInvalidArgument.
 const char* active_isa();
 
 }  // namespace smallmind

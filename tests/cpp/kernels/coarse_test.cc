@@ -123,8 +123,8 @@ TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
   }
 }
 
-// Some blocks fine, others not, in no order: what matmul gives for two planes of which the lower one
-// is 0 where a block is not fine, once the scales there are of the upper plane's unit.
+// Some blocks fine, others not, in no order: what matmul gives for two planes of which the lower
+// one is 0 where a block is not fine, once the scales there are of the upper plane's unit.
 TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
   if (!is_code_times_scale(GetParam())) return;
   std::mt19937 rng(5);

@@ -70,8 +70,7 @@ std::vector<std::byte> make_file_rows(std::mt19937& rng, int fill, size_t n_colu
 template <class F>
 Weights make_weights(std::mt19937& rng, int fill, size_t n_columns) {
   Weights w{F::kType, make_file_rows<F>(rng, fill, n_columns), {}, {}};
-  const size_t panel_bytes = quant::panel_bytes(F::kType, n_columns),
-               n_panels = (kRows + 15) / 16;
+  const size_t panel_bytes = quant::panel_bytes(F::kType, n_columns), n_panels = (kRows + 15) / 16;
   w.storage.resize(panel_bytes * n_panels + 64);
   auto* base = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(w.storage.data()) + 63) &
                                             ~uintptr_t{63});
