@@ -25,7 +25,7 @@ std::string known_names() {
 template <class Fn>
 const Kernels* find(const Fn& fits) {
   for (const KernelChoice& choice : kernel_choices())
-    if (choice.is_available && fits(*choice.table)) return choice.table;
+    if (fits(*choice.table) && choice.is_available()) return choice.table;
   return nullptr;
 }
 

@@ -10,7 +10,9 @@ namespace smallmind {
 
 struct KernelChoice {
   const Kernels* table;
-  bool is_available;  // the processor has what it needs, and the operating system saves it
+  // Whether the processor has what it needs and the operating system saves it. Asks the system
+  // where that is necessary. Thread-safe.
+  bool (*is_available)();
 };
 
 // THE LIST, best first, the portable one last. A new instruction set is one simd header, one

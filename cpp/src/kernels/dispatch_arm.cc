@@ -9,8 +9,9 @@ extern const Kernels kKernelsGeneric;
 extern const Kernels kKernelsNeon;
 
 std::span<const KernelChoice> kernel_choices() {
-  static const bool has_dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-  static const KernelChoice choices[] = {{&kKernelsNeon, has_dotprod}, {&kKernelsGeneric, true}};
+  static const KernelChoice choices[] = {
+      {&kKernelsNeon, [] { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }},
+      {&kKernelsGeneric, [] { return true; }}};
   return choices;
 }
 

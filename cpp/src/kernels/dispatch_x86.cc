@@ -26,7 +26,8 @@ struct CpuFeatures {
   bool avx512_amx = false;   // those, AMX TILE and INT8
 };
 
-// The system saves the tile registers only of a process that has asked for them.
+// The system saves the tile registers only of a process that has asked for them; the answer is its
+// own for as long as it lives, and its children's.
 bool may_use_tiles() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -51,7 +52,12 @@ CpuFeatures detect() {
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
   found.avx2_vnni = found.avx2 && (a >> 4 & 1);
   found.avx512_bf16 = found.avx512 && (a >> 5 & 1);
-  found.avx512_amx = found.avx512_bf16 && saves_tiles && tiles && tile_int8 && may_use_tiles();
+  found.avx512_amx = found.avx512_bf16 && saves_tiles && tiles && tile_int8;
+  return found;
+}
+
+const CpuFeatures& cpu() {
+  static const CpuFeatures found = detect();
   return found;
 }
 
@@ -91,13 +97,13 @@ const Kernels& avx2_vnni_table() {
 }  // namespace
 
 std::span<const KernelChoice> kernel_choices() {
-  static const CpuFeatures cpu = detect();
-  static const KernelChoice choices[] = {{&avx512_amx_table(), cpu.avx512_amx},
-                                         {&avx512_bf16_table(), cpu.avx512_bf16},
-                                         {&kKernelsAvx512, cpu.avx512},
-                                         {&avx2_vnni_table(), cpu.avx2_vnni},
-                                         {&kKernelsAvx2, cpu.avx2},
-                                         {&kKernelsGeneric, true}};
+  static const KernelChoice choices[] = {
+      {&avx512_amx_table(), [] { return cpu().avx512_amx && may_use_tiles(); }},
+      {&avx512_bf16_table(), [] { return cpu().avx512_bf16; }},
+      {&kKernelsAvx512, [] { return cpu().avx512; }},
+      {&avx2_vnni_table(), [] { return cpu().avx2_vnni; }},
+      {&kKernelsAvx2, [] { return cpu().avx2; }},
+      {&kKernelsGeneric, [] { return true; }}};
   return choices;
 }
 

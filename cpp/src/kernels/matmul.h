@@ -161,7 +161,8 @@ template <class S, size_t kTile>
 // products have, know no small tiles but that of one token.
 template <class S, bool kFine, class Fn>
 [[gnu::always_inline]] inline void in_tiles(size_t n_tokens, const Fn& fn) {
-  if (n_tokens == 1) return fn.template operator()<1, Fetch::kFirstLevel>(0, 1);
+  constexpr Fetch kFetchOfOne = S::kFetchesNear ? Fetch::kFirstLevel : Fetch::kSecondLevel;
+  if (n_tokens == 1) return fn.template operator()<1, kFetchOfOne>(0, 1);
   if constexpr (!kFine && S::kMaxTile > kSmallTile) {
     if (n_tokens == 2) return fn.template operator()<2, Fetch::kSecondLevel>(0, 2);
     if (n_tokens == 3) return fn.template operator()<3, Fetch::kSecondLevel>(0, 3);

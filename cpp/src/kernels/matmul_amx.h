@@ -8,12 +8,8 @@
 // are spread between those of the vector units, which would otherwise wait for them in a crowd.
 #pragma once
 
+#include "kernels/coarse.h"
 #include "kernels/matmul.h"
-#include "kernels/vector_math.h"
-
-namespace smallmind {
-extern const Kernels kKernelsAvx512;
-}
 
 namespace smallmind::kernel {
 
@@ -110,7 +106,7 @@ class TileProducts {
     const int8_t* codes;
     const int8_t* low_codes;
     const float* scales;
-    ptrdiff_t to_sums;  // from scales
+    uintptr_t to_sums;  // bytes from a block's scale to its scaled sum
   };
   size_t token_of(size_t tile) const {
     const size_t token = tile * kTokens;
@@ -118,8 +114,9 @@ class TileProducts {
   }
   Inputs inputs_of(size_t tile) const {
     const size_t code = token_of(tile) * a_.n_columns + first_ * quant::kBlockColumns;
-    return {a_.codes + code, a_.low_codes + code, a_.scales + code / quant::kBlockColumns,
-            a_.scaled_sums - a_.scales};
+    return {a_.codes + code, a_.low_codes == nullptr ? nullptr : a_.low_codes + code,
+            a_.scales + code / quant::kBlockColumns,
+            reinterpret_cast<uintptr_t>(a_.scaled_sums) - reinterpret_cast<uintptr_t>(a_.scales)};
   }
 
   // Takes tiles over the blocks from first_ on.
@@ -213,6 +210,10 @@ class TileProducts {
     }
   }
 
+  [[gnu::always_inline]] static float sum_of(const float* scale, uintptr_t to_sums) {
+    return *reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(scale) + to_sums);
+  }
+
   // acc += dot i of tokens [from, to) of the tile, scaled.
   template <bool kWhole, int kTurn>
   [[gnu::always_inline]] void scale(const Inputs& inputs, size_t i, size_t from, size_t to,
@@ -229,9 +230,10 @@ class TileProducts {
                             : S::small_dot_to_row(dot);
       acc[t] = S::fma(c, S::mul(scale, S::row_set1(*d)), acc[t]);
       if constexpr (F::kHasMin)
-        acc[t] = S::fma(S::load(w_.offsets[block]), S::row_set1(d[inputs.to_sums]), acc[t]);
+        acc[t] = S::fma(S::load(w_.offsets[block]), S::row_set1(sum_of(d, inputs.to_sums)), acc[t]);
       d += stride;
-      asm("" : "+r"(d));  // one pointer that steps: 16 of them would not fit into registers
+      // One pointer that steps, for scales and sums alike: 16 of them would not fit into registers.
+      asm("" : "+r"(d));
     }
   }
 
@@ -320,7 +322,7 @@ template <class S>
   return a;
 }
 
-// matmul(), of which float weights and few tokens are AVX-512's.
+// matmul(), with float weights and few tokens as in any set.
 template <class S>
 void matmul_amx(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
                 size_t n_tokens, float* out, size_t out_stride) {
@@ -338,8 +340,8 @@ void matmul_amx(const PackedMatrix& w, size_t first_panel, size_t n_panels, cons
     }
   });
   if (n < n_tokens)
-    kKernelsAvx512.matmul(w, first_panel, n_panels, tokens_from(a, n), n_tokens - n,
-                          out + n * out_stride, out_stride);
+    matmul<S>(w, first_panel, n_panels, tokens_from(a, n), n_tokens - n, out + n * out_stride,
+              out_stride);
 }
 
 // coarse_maxima() likewise.
@@ -356,8 +358,8 @@ void coarse_maxima_amx(const PackedMatrix& w, size_t first_panel, size_t n_panel
             out_stride);
     });
   if (n < n_tokens)
-    kKernelsAvx512.coarse_maxima(w, first_panel, n_panels, tokens_from(a, n), is_fine, n_tokens - n,
-                                 out + n * out_stride, out_stride);
+    coarse_maxima<S>(w, first_panel, n_panels, tokens_from(a, n), is_fine, n_tokens - n,
+                     out + n * out_stride, out_stride);
 }
 
 }  // namespace smallmind::kernel

@@ -18,6 +18,7 @@ struct Avx2 {
   static constexpr size_t kBlockQueries = 4;    // of attention
   static constexpr size_t kBlockSums = 4;       // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = false;  // attention.h, add_pair
+  static constexpr bool kFetchesNear = true;    // matmul.h, in_tiles
   static constexpr bool kUnsignedDot =
       false;  // |code| as unsigned byte, the code's sign moved to the input
 

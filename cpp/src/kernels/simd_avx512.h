@@ -18,6 +18,7 @@ struct Avx512 {
   static constexpr size_t kBlockQueries = 10;  // of attention
   static constexpr size_t kBlockSums = 20;     // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = true;  // attention.h, add_pair
+  static constexpr bool kFetchesNear = true;   // matmul.h, in_tiles
   static constexpr bool kUnsignedDot =
       true;  // codes enter dots as unsigned bytes: signed ones are offset by 128
 

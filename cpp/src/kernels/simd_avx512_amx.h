@@ -10,6 +10,9 @@ struct Avx512Amx : Avx512 {
   static constexpr size_t kTileTokens = 16;
   static constexpr size_t kBlockQueries = 12;
   static constexpr size_t kBlockSums = 24;
+  // One token at a time is 1.3 to 1.5 times as fast: memory is far away on these processors, and
+  // their first-level cache awaits only 16 lines.
+  static constexpr bool kFetchesNear = false;
 
   // The tile registers. Dots and weights have some for each of two turns, so that neither waits for
   // what the one before is still read from, and dots for each of two planes of inputs.

@@ -11,9 +11,9 @@ namespace smallmind::kernel {
 inline constexpr size_t kPrefetchBytes = 8192;
 
 // Where to. One token at a time waits for memory and little else, and finds its panel in the
-// first-level cache. Tiles of more compute in the meantime: fetches into the second level only hold
-// none of the few places in which the first one awaits its lines. (Float weights are fetched into
-// the first one always.)
+// first-level cache, where that one can await enough lines. Tiles of more compute in the meantime:
+// fetches into the second level only hold none of the few places in which the first one awaits its
+// lines. (Float weights are fetched into the first one always.)
 enum class Fetch { kNone, kFirstLevel, kSecondLevel };
 
 // Fetches a stretch of memory at an even pace. (Functions that more than one instruction set could
