@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 HAS_TILES = {"amx_tile", "amx_int8", "avx512_bf16"} <= set(
     Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
 )
@@ -71,6 +73,8 @@ if HAS_TILES:
         # A stack for signals that has no room for them makes the system refuse.
         refused = run(smollm2, stack="small")
         assert (refused["isa"], refused["load"]) == ("avx512_bf16", False)
+        with pytest.raises(AssertionError, match="SMALLMIND_ISA: 'avx512_amx' is not"):
+            run(smollm2, stack="small", isa="avx512_amx")
         unasked = run(smollm2, isa="avx512_bf16")
         assert (unasked["isa"], unasked["load"]) == ("avx512_bf16", False)
         assert given["texts"] == refused["texts"] == unasked["texts"]

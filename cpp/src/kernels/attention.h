@@ -109,8 +109,8 @@ inline constexpr size_t kBlockVecs = S::kBlockSums >= 4 * kQueries   ? 4
                                                                      : 1;
 
 // sum[q][v] += a pair of query q, `stride` elements from one to the next, times the pairs load(v).
-// Where a pair is more than one register, it is repeated once for all vectors; else the instruction
-// that multiplies repeats it.
+// S::kRepeatsPairs: there are registers for all vectors' pairs beside a repeated one, which is then
+// made once for all of them; else each instruction that multiplies repeats it.
 template <class S, size_t kQueries, size_t kVecs, class Load>
 [[gnu::always_inline]] inline void add_pair(const typename S::Element* pair, size_t stride,
                                             const Load& load,

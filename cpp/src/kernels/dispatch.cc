@@ -36,7 +36,8 @@ const Kernels& choose() {
   if (table == nullptr) {
     throw Error(ErrorKind::kInvalidArgument,
                 "SMALLMIND_ISA: '" + escape(forced) +
-                    "' is not an instruction set that this machine has; wants " + known_names());
+                    "' is not an instruction set that this process can use; wants " +
+                    known_names());
   }
   return *table;
 }

@@ -26,8 +26,8 @@ struct CpuFeatures {
   bool avx512_amx = false;   // those, AMX TILE and INT8
 };
 
-// The system saves the tile registers only of a process that has asked for them; the answer is its
-// own for as long as it lives, and its children's.
+// The system saves the tile registers only of a process that has asked for them. The answer is its
+// own for as long as it lives; what it starts by exec asks anew.
 bool may_use_tiles() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

@@ -146,10 +146,11 @@ struct Kernels {
 };
 
 // The table in use: the best that the machine has, or the one that SMALLMIND_ISA names. Throws
-// Error(kInvalidArgument) when the name is unknown or the machine lacks it. Chosen at the first
-// call.
+// Error(kInvalidArgument) when the name is unknown or this process cannot use it. Chosen at the
+// first call.
 const Kernels& kernels();
-// One instruction set by name, null where the machine lacks it or the name is unknown: for tests.
+// One instruction set by name, null where this process cannot use it or none is called so: for
+// tests.
 const Kernels* kernels_by_name(const char* name);
 
 }  // namespace smallmind

@@ -24,7 +24,8 @@ inline void put_bf16(std::byte* at, float value) {
 }
 
 // Writes 16 values, exact in bfloat16, into the first or the second halves of 16 pairs. The other
-// ones, which may be another thread's, are left alone, or, behind first ones, cleared.
+// ones, which may be another thread's, are left alone, or, behind first ones, cleared. REQUIRES:
+// not both is_second and clears.
 template <class S>
 inline void store_halves(std::byte* pairs, typename S::Vec x, bool is_second, bool clears) {
   if constexpr (requires { S::store_halves(pairs, x, is_second, clears); }) {

@@ -38,7 +38,7 @@ struct UnpackedBlocks {
   alignas(64) float scales[kUnpackedBlocks][F::kScalesPerBlock][quant::kPanelRows];
   alignas(64) float offsets[F::kHasMin ? kUnpackedBlocks : 1][quant::kPanelRows];
 
-  const std::byte* codes_of(size_t block) const {
+  [[gnu::always_inline]] const std::byte* codes_of(size_t block) const {
     if constexpr (kInPlace)
       return chunks + block / quant::kChunkUnits * quant::kChunkStride<F> +
              block % quant::kChunkUnits * kBlockBytes;
@@ -73,6 +73,8 @@ class TileProducts {
   using Row = typename S::Row;
   static constexpr size_t kTokens = S::kTileTokens;
   static constexpr size_t kDotsOfBlock = F::kScalesPerBlock;
+  static_assert(!F::kHasMin || kDotsOfBlock == 1, "an offset is added with every dot");
+  static_assert(F::kSigned ? F::kCodeBits == 8 : F::kCodeBits < 8, "codes become signed bytes");
 
  public:
   TileProducts(const Activations& a, const IsFine& is_fine) : a_(a), is_fine_(is_fine) {}
@@ -106,7 +108,7 @@ class TileProducts {
     const int8_t* codes;
     const int8_t* low_codes;
     const float* scales;
-    uintptr_t to_sums;  // bytes from a block's scale to its scaled sum
+    const float* scaled_sums;
   };
   size_t token_of(size_t tile) const {
     const size_t token = tile * kTokens;
@@ -114,9 +116,9 @@ class TileProducts {
   }
   Inputs inputs_of(size_t tile) const {
     const size_t code = token_of(tile) * a_.n_columns + first_ * quant::kBlockColumns;
+    const size_t block = code / quant::kBlockColumns;
     return {a_.codes + code, a_.low_codes == nullptr ? nullptr : a_.low_codes + code,
-            a_.scales + code / quant::kBlockColumns,
-            reinterpret_cast<uintptr_t>(a_.scaled_sums) - reinterpret_cast<uintptr_t>(a_.scales)};
+            a_.scales + block, a_.scaled_sums + block};
   }
 
   // Takes tiles over the blocks from first_ on.
@@ -210,10 +212,6 @@ class TileProducts {
     }
   }
 
-  [[gnu::always_inline]] static float sum_of(const float* scale, uintptr_t to_sums) {
-    return *reinterpret_cast<const float*>(reinterpret_cast<uintptr_t>(scale) + to_sums);
-  }
-
   // acc += dot i of tokens [from, to) of the tile, scaled.
   template <bool kWhole, int kTurn>
   [[gnu::always_inline]] void scale(const Inputs& inputs, size_t i, size_t from, size_t to,
@@ -222,18 +220,17 @@ class TileProducts {
     const Row scale = S::load(w_.scales[block][i % kDotsOfBlock]);
     const bool is_fine = is_fine_(first_ + block);
     const auto& plane = dots_[kTurn].plane;
-    const float* d = inputs.scales + from * stride + block;
+    size_t at = from * stride + block;
 #pragma GCC unroll 16
     for (size_t t = from; t < to; ++t) {
       const auto dot = S::load_dots(plane[0][t]);
       const Row c = is_fine ? S::dot_to_row(S::dot_planes(dot, S::load_dots(plane[1][t])))
                             : S::small_dot_to_row(dot);
-      acc[t] = S::fma(c, S::mul(scale, S::row_set1(*d)), acc[t]);
+      acc[t] = S::fma(c, S::mul(scale, S::row_set1(inputs.scales[at])), acc[t]);
       if constexpr (F::kHasMin)
-        acc[t] = S::fma(S::load(w_.offsets[block]), S::row_set1(sum_of(d, inputs.to_sums)), acc[t]);
-      d += stride;
-      // One pointer that steps, for scales and sums alike: 16 of them would not fit into registers.
-      asm("" : "+r"(d));
+        acc[t] = S::fma(S::load(w_.offsets[block]), S::row_set1(inputs.scaled_sums[at]), acc[t]);
+      at += stride;
+      asm("" : "+r"(at));  // one that steps: the places of 16 tokens would not fit into registers
     }
   }
 

@@ -1,5 +1,5 @@
-// AVX-512 with VNNI: 16 rows a strip, one 512-bit register a logical vector. Included by
-// kernels_avx512.cc only.
+// AVX-512 with VNNI: 16 rows a strip, one 512-bit register a logical vector. Included by the
+// sources of AVX-512 only, kernels_avx512*.cc.
 #pragma once
 
 #include <immintrin.h>

@@ -127,15 +127,15 @@ TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
 // one is 0 where a block is not fine, once the scales there are of the upper plane's unit.
 TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
   if (!is_code_times_scale(GetParam())) return;
+  constexpr size_t kBlocks = 40, kLongRow = 32 * kBlocks;
   std::mt19937 rng(5);
-  const RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
+  const RandomMatrix matrix(GetParam(), kRows, kLongRow, rng);
   std::normal_distribution<float> draw;
-  constexpr size_t kBlocks = kColumns / 32;
   for (const Kernels* isa : available_kernels()) {
-    for (const size_t n_tokens : {1, 4, 7, 16, 37}) {
-      ActivationBuffer buffer(n_tokens, kColumns);
+    for (const size_t n_tokens : {1, 4, 7, 12, 16, 31, 37}) {
+      ActivationBuffer buffer(n_tokens, kLongRow);
       Activations a = buffer.view(true);
-      for (size_t i = 0; i < n_tokens * kColumns; ++i) a.values[i] = draw(rng);
+      for (size_t i = 0; i < n_tokens * kLongRow; ++i) a.values[i] = draw(rng);
       isa->quantize_fine(a, 0, n_tokens);
       bool is_fine[kBlocks];
       for (bool& fine : is_fine) fine = rng() % 2 != 0;

@@ -229,8 +229,8 @@ TEST(MatmulTest, GivesTheFrozenFormulaAtExtremeCodes) {
 // one block alone.
 TEST(MatmulTest, GivesTheFrozenFormulaForManyTokensAndForLongAndShortRows) {
   Formats::for_each([&]<class F>() {
-    check_format<F>(-1, false, 133);
-    for (const size_t n_tokens : {5, 21}) {
+    check_format<F>(-1, false, 138, false, kManyColumns<F>);
+    for (const size_t n_tokens : {5, 12, 31}) {
       for (const bool fine : {false, true}) {
         check_format<F>(-1, false, n_tokens, fine, kManyColumns<F>);
         check_format<F>(-1, false, n_tokens, fine, F::kFileBlock == 256 ? 256 : 32);
@@ -240,7 +240,7 @@ TEST(MatmulTest, GivesTheFrozenFormulaForManyTokensAndForLongAndShortRows) {
 }
 
 TEST(MatmulTest, GivesTheFrozenFormulaWithTwoPlanesOfInputs) {
-  for (const size_t n_tokens : {1, 3, 16, 37}) {
+  for (const size_t n_tokens : {1, 3, 12, 16, 31, 37}) {
     Formats::for_each([&]<class F>() {
       check_format<F>(-1, false, n_tokens, true);
       check_format<F>(0x80, true, n_tokens, true);
