@@ -2,7 +2,7 @@
 // instruction. Included by kernels_avx512_amx.cc only.
 #pragma once
 
-#include "kernels/simd_avx512.h"
+#include "kernels/simd_avx512_bf16.h"
 
 namespace smallmind::simd {
 
@@ -14,8 +14,8 @@ struct Avx512Amx : Avx512 {
   // their first-level cache awaits only 16 lines.
   static constexpr bool kFetchesNear = false;
 
-  // The tile registers. Dots and weights have some for each of two turns, so that neither waits for
-  // what the one before is still read from, and dots for each of two planes of inputs.
+  // The tile registers. Dots have one for each of two turns, so that one is taken while the one
+  // before waits to be stored, and for each of two planes of inputs.
   template <int kTurn, int kPlane>
   static constexpr int kDots = 2 * kTurn + kPlane;
   static constexpr int kTokens = 4;
@@ -91,9 +91,7 @@ struct Avx512Amx : Avx512 {
   // For attention, which finds two multiplications a cycle here, but not one dot of bfloat16 pairs.
   // REQUIRES: no x < 0.
   static Vec store_rounded(Element* p, Vec x) {
-    const __mmask16 kept = _mm512_cmp_ps_mask(x, set1(0x1p-56f), _CMP_NLT_UQ);
-    const __m256i bits = (__m256i)_mm512_maskz_cvtneps_pbh(kept, x);
-    const Vec rounded = as_floats(shift_left<16>(_mm512_cvtepu16_epi32(bits)));
+    const Vec rounded = Avx512Bf16::widen_bits(Avx512Bf16::rounded_bits(x));
     store(p, rounded);
     return rounded;
   }

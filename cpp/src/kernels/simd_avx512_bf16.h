@@ -1,5 +1,5 @@
 // AVX-512 with bfloat16 dots: what attention does otherwise on processors that have them, with the
-// same bits. Included by kernels_avx512_bf16.cc only.
+// same bits. Included by the sources of AVX-512 with it only.
 #pragma once
 
 #include "kernels/simd_avx512.h"
@@ -29,10 +29,17 @@ struct Avx512Bf16 : Avx512 {
 
   // REQUIRES: no x < 0.
   static Vec store_rounded(Element* p, Vec x) {
-    const __mmask16 kept = _mm512_cmp_ps_mask(x, set1(0x1p-56f), _CMP_NLT_UQ);
-    const __m256i rounded = (__m256i)_mm512_maskz_cvtneps_pbh(kept, x);
+    const __m256i rounded = rounded_bits(x);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded);
-    return as_floats(shift_left<16>(_mm512_cvtepu16_epi32(rounded)));
+    return widen_bits(rounded);
+  }
+  // The same in two steps: the 16 bfloat16, and what they are as floats.
+  static __m256i rounded_bits(Vec x) {
+    const __mmask16 kept = _mm512_cmp_ps_mask(x, set1(0x1p-56f), _CMP_NLT_UQ);
+    return (__m256i)_mm512_maskz_cvtneps_pbh(kept, x);
+  }
+  static Vec widen_bits(__m256i bits) {
+    return as_floats(shift_left<16>(_mm512_cvtepu16_epi32(bits)));
   }
   static void store_rounding_to_bf16(std::byte* p, Vec x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));

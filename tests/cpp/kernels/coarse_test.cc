@@ -88,6 +88,19 @@ TEST_P(CoarseTest, ARowThatIsNotFiniteHasNoLength) {
   }
 }
 
+// maxima[t * stride + p] is the highest of panel p's rows of token t, bit for bit.
+void expect_highest(const Kernels& isa, const std::vector<float>& rows, size_t n_tokens,
+                    const float* maxima, size_t stride) {
+  for (size_t t = 0; t < n_tokens; ++t) {
+    for (size_t p = 0; p < 3; ++p) {
+      const float* const row = rows.data() + t * kRows;
+      const float want = *std::max_element(row + p * 16, row + std::min(kRows, p * 16 + 16));
+      ASSERT_EQ(std::bit_cast<uint32_t>(maxima[t * stride + p]), std::bit_cast<uint32_t>(want))
+          << isa.name << " token " << t << " of " << n_tokens << " panel " << p;
+    }
+  }
+}
+
 // All blocks fine: matmul's two planes. None: its one plane.
 TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
   if (!is_code_times_scale(GetParam())) return;
@@ -108,16 +121,8 @@ TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
         Activations planes = a;
         if (!fine) planes.low_codes = nullptr;
         isa->matmul(matrix.view(), 0, 3, planes, n_tokens, all.data(), kRows);
-        for (size_t t = 0; t < n_tokens; ++t) {
-          EXPECT_EQ(out[t * 5], -1.0f);
-          for (size_t p = 0; p < 3; ++p) {
-            const auto row = all.begin() + static_cast<std::ptrdiff_t>(t * kRows);
-            const auto last = row + static_cast<std::ptrdiff_t>(std::min(kRows, p * 16 + 16));
-            const float want = *std::max_element(row + static_cast<std::ptrdiff_t>(p * 16), last);
-            ASSERT_EQ(std::bit_cast<uint32_t>(out[t * 5 + 1 + p]), std::bit_cast<uint32_t>(want))
-                << isa->name << " token " << t << " of " << n_tokens << " panel " << p;
-          }
-        }
+        for (size_t t = 0; t < n_tokens; ++t) EXPECT_EQ(out[t * 5], -1.0f);
+        expect_highest(*isa, all, n_tokens, out.data() + 1, 5);
       }
     }
   }
@@ -150,14 +155,7 @@ TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
       for (size_t block = 0; block < n_tokens * kBlocks; ++block)
         if (!is_fine[block % kBlocks]) a.scales[block] *= 128;
       isa->coarse_maxima(matrix.view(), 0, 3, a, is_fine, n_tokens, out.data(), 3);
-      for (size_t t = 0; t < n_tokens; ++t) {
-        for (size_t p = 0; p < 3; ++p) {
-          const float* const row = all.data() + t * kRows;
-          const float want = *std::max_element(row + p * 16, row + std::min(kRows, p * 16 + 16));
-          ASSERT_EQ(std::bit_cast<uint32_t>(out[t * 3 + p]), std::bit_cast<uint32_t>(want))
-              << isa->name << " token " << t << " of " << n_tokens << " panel " << p;
-        }
-      }
+      expect_highest(*isa, all, n_tokens, out.data(), 3);
     }
   }
 }
