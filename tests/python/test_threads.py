@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_idle
+from conftest import assert_idle, assert_no_thread_is_left, n_threads_now
 
 import smallmind as sm
 
@@ -259,9 +259,9 @@ def test_no_descriptor_is_left_open(smollm2: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     sm.Engine(smollm2, n_threads=1).close()  # the runtime's thread comes with the first load
     before = len(os.listdir("/proc/self/fd"))
-    threads_before = len(os.listdir("/proc/self/task"))
+    threads_before = n_threads_now()
     for _ in range(3):
         with sm.Engine(smollm2, n_threads=2) as other:
             list(other.stream("a", max_tokens=2))
     assert len(os.listdir("/proc/self/fd")) == before < limit
-    assert len(os.listdir("/proc/self/task")) == threads_before
+    assert_no_thread_is_left(threads_before)
