@@ -2,10 +2,11 @@
 // instruction, and exact as any others. What follows a dot - its scale, an offset, the order of K -
 // is that of matmul.h, and so are the bits.
 //
-// A panel is unpacked piece by piece into signed codes, over which all tokens pass. Tile registers
-// can only be stored: dots take the way over the first-level cache. Three of them are under way at
-// any time, one being scaled, one waiting to be stored and one being taken, and their instructions
-// are spread between those of the vector units, which would otherwise wait for them in a crowd.
+// Two panels are unpacked piece by piece into signed codes, and a tile of tokens passes over one
+// and then, from the first-level cache, over the other. Tile registers can only be stored: dots
+// take the way over that cache, too. Three of them are under way at any time, one being scaled, one
+// waiting to be stored and one being taken, and their instructions are spread between those of the
+// vector units, which would otherwise wait for them in a crowd.
 #pragma once
 
 #include "kernels/coarse.h"
@@ -13,8 +14,10 @@
 
 namespace smallmind::kernel {
 
-// Blocks of a panel that are unpacked at once: they leave room in the first-level cache.
-inline constexpr size_t kUnpackedBlocks = 4 * quant::kChunkUnits;
+// Panels that pass over a tile's inputs while these are in the first-level cache.
+inline constexpr size_t kPassPanels = 2;
+// Blocks of each that are unpacked at once: they leave room there.
+inline constexpr size_t kUnpackedBlocks = 3 * quant::kChunkUnits;
 // Tiles of tokens that pass over them before the next blocks are unpacked.
 inline constexpr size_t kPassTiles = 8;
 // Fewer tokens, or fewer beside whole tiles, are faster without tile registers.
@@ -66,7 +69,7 @@ struct UnpackedBlocks {
   }
 };
 
-// Products of a panel. is_fine(block): whether both planes of the inputs enter. Out has
+// Products of panels. is_fine(block): whether both planes of the inputs enter. Out has
 // fetch(token), some time before a token's rows are ready, and take(token, rows).
 template <class S, class F, class IsFine, class Out>
 class TileProducts {
@@ -77,15 +80,20 @@ class TileProducts {
   static_assert(F::kSigned ? F::kCodeBits == 8 : F::kCodeBits < 8, "codes become signed bytes");
 
  public:
-  TileProducts(const Activations& a, const IsFine& is_fine) : a_(a), is_fine_(is_fine) {}
+  TileProducts(const Activations& a, const IsFine& is_fine, size_t panel_bytes)
+      : a_(a),
+        is_fine_(is_fine),
+        n_all_(a.n_columns / quant::kBlockColumns),
+        panel_bytes_(panel_bytes) {}
 
-  // Of tokens [0, n_tokens): whole tiles, of which the last one may begin within the one before it,
-  // or a part of a tile. REQUIRES: S::configure()d for a tile of min(n_tokens, 16).
-  void multiply(const std::byte* panel, size_t n_tokens, const Out& out) {
-    panel_ = panel;
-    out_ = &out;
+  // Of n_panels (at most kPassPanels) with tokens [0, n_tokens): whole tiles, of which the last one
+  // may begin within the one before it, or a part of a tile. outs: of each panel. REQUIRES:
+  // S::configure()d for a tile of min(n_tokens, 16).
+  void multiply(const std::byte* panels, size_t n_panels, size_t n_tokens, const Out* outs) {
+    panels_ = panels;
+    n_panels_ = n_panels;
+    outs_ = outs;
     n_tokens_ = n_tokens;
-    n_all_ = a_.n_columns / quant::kBlockColumns;
     const size_t n_tiles = (n_tokens + kTokens - 1) / kTokens;
     for (size_t tile = 0; tile < n_tiles; tile += kPassTiles) {
       const size_t left = n_tiles - tile, n = left < kPassTiles ? left : kPassTiles;
@@ -101,6 +109,11 @@ class TileProducts {
   }
 
  private:
+  // One step of a pass.
+  struct Place {
+    size_t tile;
+    size_t panel;
+  };
   // Where a tile of tokens has its inputs for the unpacked blocks. (Plain values, which the
   // compiler keeps in registers: instructions of the tile registers may change all memory, for all
   // it knows.)
@@ -124,23 +137,32 @@ class TileProducts {
   // Takes tiles over the blocks from first_ on.
   template <bool kWhole>
   void pass(size_t tile, size_t n_tiles) {
-    w_.chunks = panel_ + first_ * kBlockStride<F>;
     first_tile_ = tile;
+    for (size_t p = 0; p < n_panels_; ++p)
+      w_[p].chunks = panels_ + p * panel_bytes_ + first_ * kBlockStride<F>;
     const size_t n_early = n_blocks_ < 2 ? n_blocks_ : 2;
-    for (size_t i = 0; i < n_early; ++i) w_.template unpack<S>(i, n_blocks_);
-    begin(tile);
-    for (size_t i = n_early; i < n_blocks_; ++i) w_.template unpack<S>(i, n_blocks_);
+    for (size_t i = 0; i < n_early; ++i) w_[0].template unpack<S>(i, n_blocks_);
+    begin({tile, 0});
+    for (size_t p = 0; p < n_panels_; ++p)
+      for (size_t i = p == 0 ? n_early : 0; i < n_blocks_; ++i)
+        w_[p].template unpack<S>(i, n_blocks_);
     const bool chains = n_dots_ % 2 == 0;
-    for (const size_t last = tile + n_tiles - 1; tile <= last; ++tile) {
-      multiply_tile<kWhole>(tile, tile < last && chains);
-      if (tile < last && !chains) begin(tile + 1);
+    for (const size_t end = tile + n_tiles; tile < end;) {
+      for (size_t p = 0; p < n_panels_; ++p) {
+        const Place at{tile, p}, next = p + 1 < n_panels_ ? Place{tile, p + 1} : Place{tile + 1, 0};
+        const bool goes_on = next.tile < end;
+        multiply_tile<kWhole>(at, next, goes_on && chains);
+        if (goes_on && !chains) begin(next);
+      }
+      ++tile;
     }
   }
 
   // The steps of dot i of a tile's. Dots take turns between two sets of registers, and between
   // two places where they are stored.
-  [[gnu::always_inline]] void load(const Inputs& inputs, size_t i, size_t n_columns) const {
-    S::load_weights(w_.codes_of(i / kDotsOfBlock) +
+  [[gnu::always_inline]] void load(const UnpackedBlocks<F>& w, const Inputs& inputs, size_t i,
+                                   size_t n_columns) const {
+    S::load_weights(w.codes_of(i / kDotsOfBlock) +
                     i % kDotsOfBlock * (kDotColumns<F> * quant::kPanelRows));
     S::load_tokens(inputs.codes + i * kDotColumns<F>, n_columns);
   }
@@ -159,54 +181,66 @@ class TileProducts {
   }
 
   // What comes before a tile: its first dot is stored, its second taken.
-  void begin(size_t tile) {
-    const Inputs inputs = inputs_of(tile);
-    load(inputs, 0, a_.n_columns);
+  void begin(const Place& at) {
+    const Inputs inputs = inputs_of(at.tile);
+    load(w_[at.panel], inputs, 0, a_.n_columns);
     take<0>(inputs, 0, a_.n_columns);
     store<0>(0);
     if (n_dots_ == 1) return;
-    load(inputs, 1, a_.n_columns);
+    load(w_[at.panel], inputs, 1, a_.n_columns);
     take<1>(inputs, 1, a_.n_columns);
   }
 
-  // A tile of tokens over all unpacked blocks; and what comes before the next one, if that is to
-  // follow at once.
+  // A tile of tokens over all unpacked blocks of a panel; and what comes before the next one, if
+  // that is to follow at once.
   template <bool kWhole>
-  [[gnu::noinline]] void multiply_tile(size_t tile, bool goes_on) {
+  [[gnu::noinline]] void multiply_tile(const Place& at, const Place& after, bool goes_on) {
     const size_t n = kWhole ? kTokens : n_tokens_;
-    const size_t token = token_of(tile), n_columns = a_.n_columns, n_dots = n_dots_;
-    const Inputs inputs = inputs_of(tile), next = inputs_of(goes_on ? tile + 1 : tile);
-    float(*carried)[quant::kPanelRows] = carried_[tile - first_tile_];
+    const size_t token = token_of(at.tile), n_columns = a_.n_columns, n_dots = n_dots_;
+    const Inputs inputs = inputs_of(at.tile), next = inputs_of((goes_on ? after : at).tile);
+    const UnpackedBlocks<F>&w = w_[at.panel], &w_after = w_[after.panel];
+    const Out& out = outs_[at.panel];
+    float(*carried)[quant::kPanelRows] = carried_[at.panel][at.tile - first_tile_];
     Row acc[kTokens];
 #pragma GCC unroll 16
     for (size_t t = 0; t < n; ++t) acc[t] = first_ == 0 ? S::row_set1(0.0f) : S::load(carried[t]);
-    const std::byte* ahead = w_.chunks + kUnpackedBlocks * kBlockStride<F>;
-    const bool fetches = tile == 0;
-    const auto step = [&]<int kTurn>(size_t i) __attribute__((always_inline)) {
-      const bool is_here = i + 2 < n_dots, comes = is_here || goes_on;
+    const std::byte* ahead = w.chunks + kPassPanels * panel_bytes_;
+    const bool fetches = at.tile == 0;
+    // Two dots ahead of dot i one is taken, one ahead one is stored. Most steps know without a
+    // branch that these are there, and of this tile.
+    const auto step = [&]<int kTurn, bool kInside>(size_t i) __attribute__((always_inline)) {
+      const bool is_here = kInside || i + 2 < n_dots, comes = is_here || goes_on;
       const size_t coming = is_here ? i + 2 : i + 2 - n_dots;
       const Inputs& from = is_here ? inputs : next;
-      if (comes) load(from, coming, n_columns);
+      if (comes) load(is_here ? w : w_after, from, coming, n_columns);
       if (fetches) {
         for (size_t line = 0; line < kBlockStride<F> / kDotsOfBlock; line += 64)
           __builtin_prefetch(ahead + line, 0, 2);
         ahead += kBlockStride<F> / kDotsOfBlock;
       }
-      scale<kWhole, kTurn>(inputs, i, 0, n / 2, acc);
+      scale<kWhole, kTurn>(w, inputs, i, 0, n / 2, acc);
       if (comes) take<kTurn>(from, coming, n_columns);
-      if (i < n) out_->fetch(token + i);
-      scale<kWhole, kTurn>(inputs, i, n / 2, n, acc);
-      if (i + 1 < n_dots || goes_on) store<1 - kTurn>(i + 1 < n_dots ? i + 1 : 0);
+      if (kInside || i + 1 < n_dots || goes_on)
+        store<1 - kTurn>(kInside || i + 1 < n_dots ? i + 1 : 0);
+      if constexpr (!kInside)
+        for (size_t t = kTurn == 0 ? 0 : n / 2; t < (kTurn == 0 ? n / 2 : n); ++t)
+          out.fetch(token + t);
+      scale<kWhole, kTurn>(w, inputs, i, n / 2, n, acc);
     };
-    for (size_t i = 0; i < n_dots; i += 2) {
-      step.template operator()<0>(i);
-      if (i + 1 < n_dots) step.template operator()<1>(i + 1);
+    size_t i = 0;
+    for (; i + 4 <= n_dots; i += 2) {
+      step.template operator()<0, true>(i);
+      step.template operator()<1, true>(i + 1);
+    }
+    for (; i < n_dots; i += 2) {
+      step.template operator()<0, false>(i);
+      if (i + 1 < n_dots) step.template operator()<1, false>(i + 1);
     }
     const bool is_done = first_ + n_blocks_ == n_all_;
 #pragma GCC unroll 16
     for (size_t t = 0; t < n; ++t) {
       if (is_done)
-        out_->take(token + t, acc[t]);
+        out.take(token + t, acc[t]);
       else
         S::store(carried[t], acc[t]);
     }
@@ -214,10 +248,10 @@ class TileProducts {
 
   // acc += dot i of tokens [from, to) of the tile, scaled.
   template <bool kWhole, int kTurn>
-  [[gnu::always_inline]] void scale(const Inputs& inputs, size_t i, size_t from, size_t to,
-                                    Row* acc) const {
+  [[gnu::always_inline]] void scale(const UnpackedBlocks<F>& w, const Inputs& inputs, size_t i,
+                                    size_t from, size_t to, Row* acc) const {
     const size_t block = i / kDotsOfBlock, stride = n_all_;
-    const Row scale = S::load(w_.scales[block][i % kDotsOfBlock]);
+    const Row scale = S::load(w.scales[block][i % kDotsOfBlock]);
     const bool is_fine = is_fine_(first_ + block);
     const auto& plane = dots_[kTurn].plane;
     size_t at = from * stride + block;
@@ -228,7 +262,7 @@ class TileProducts {
                             : S::small_dot_to_row(dot);
       acc[t] = S::fma(c, S::mul(scale, S::row_set1(inputs.scales[at])), acc[t]);
       if constexpr (F::kHasMin)
-        acc[t] = S::fma(S::load(w_.offsets[block]), S::row_set1(inputs.scaled_sums[at]), acc[t]);
+        acc[t] = S::fma(S::load(w.offsets[block]), S::row_set1(inputs.scaled_sums[at]), acc[t]);
       at += stride;
       asm("" : "+r"(at));  // one that steps: the places of 16 tokens would not fit into registers
     }
@@ -236,10 +270,12 @@ class TileProducts {
 
   const Activations& a_;
   const IsFine& is_fine_;
-  const std::byte* panel_ = nullptr;
-  const Out* out_ = nullptr;
+  const size_t n_all_;  // blocks
+  const size_t panel_bytes_;
+  const std::byte* panels_ = nullptr;
+  size_t n_panels_ = 0;
+  const Out* outs_ = nullptr;
   size_t n_tokens_ = 0;
-  size_t n_all_ = 0;  // blocks
 
   size_t first_ = 0;       // block, of those that are unpacked
   size_t n_blocks_ = 0;    // that are unpacked
@@ -249,8 +285,8 @@ class TileProducts {
     alignas(64) int32_t plane[2][kTokens][quant::kPanelRows];
   } dots_[2];
   // Sums between two passes.
-  alignas(64) float carried_[kPassTiles][kTokens][quant::kPanelRows];
-  UnpackedBlocks<F> w_;
+  alignas(64) float carried_[kPassPanels][kPassTiles][kTokens][quant::kPanelRows];
+  UnpackedBlocks<F> w_[kPassPanels];
 };
 
 // Where a product's rows go.
@@ -289,9 +325,14 @@ void multiply_tiles(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                     const Activations& a, const IsFine& is_fine, size_t n_tokens, float* out,
                     size_t out_stride) {
   S::configure(n_tokens < S::kTileTokens ? n_tokens : S::kTileTokens, kDotColumns<F>);
-  TileProducts<S, F, IsFine, Out> products(a, is_fine);
-  for (size_t panel = first_panel; panel < first_panel + n_panels; ++panel)
-    products.multiply(w.panels + panel * w.panel_bytes, n_tokens, Out{w, panel, out, out_stride});
+  TileProducts<S, F, IsFine, Out> products(a, is_fine, w.panel_bytes);
+  for (size_t done = 0; done < n_panels; done += kPassPanels) {
+    const size_t panel = first_panel + done;
+    const Out outs[kPassPanels] = {{w, panel, out, out_stride}, {w, panel + 1, out, out_stride}};
+    const size_t left = n_panels - done;
+    products.multiply(w.panels + panel * w.panel_bytes, left < kPassPanels ? left : kPassPanels,
+                      n_tokens, outs);
+  }
   S::release();
 }
 

@@ -1,8 +1,9 @@
-// Owns the arrays of an Activations.
+// Owns the arrays of an Activations, zeroed and on cache lines as an engine's.
 #pragma once
 
-#include <vector>
+#include <algorithm>
 
+#include "base/aligned_buffer.h"
 #include "kernels/kernels.h"
 
 namespace smallmind {
@@ -10,15 +11,15 @@ namespace smallmind {
 class ActivationBuffer {
  public:
   ActivationBuffer(size_t n_tokens, size_t n_columns)
-      : values_(n_tokens * n_columns),
-        codes_(values_.size()),
-        low_codes_(values_.size()),
-        scales_(values_.size() / 32 + 1),
-        scaled_sums_(scales_.size()),
-        minus_half_sums_(2 * scales_.size()),
-        minus_sums_(scales_.size()),
-        low_minus_half_sums_(2 * scales_.size()),
-        low_minus_sums_(scales_.size()),
+      : values_(zeroed<float>(n_tokens * n_columns)),
+        codes_(zeroed<int8_t>(n_tokens * n_columns)),
+        low_codes_(zeroed<int8_t>(n_tokens * n_columns)),
+        scales_(zeroed<float>(n_tokens * n_columns / 32)),
+        scaled_sums_(zeroed<float>(n_tokens * n_columns / 32)),
+        minus_half_sums_(zeroed<int32_t>(n_tokens * n_columns / 16)),
+        minus_sums_(zeroed<int32_t>(n_tokens * n_columns / 32)),
+        low_minus_half_sums_(zeroed<int32_t>(n_tokens * n_columns / 16)),
+        low_minus_sums_(zeroed<int32_t>(n_tokens * n_columns / 32)),
         n_columns_(n_columns) {}
   Activations view(bool fine = false) {
     Activations a{values_.data(),          codes_.data(),      scales_.data(), scaled_sums_.data(),
@@ -32,10 +33,17 @@ class ActivationBuffer {
   }
 
  private:
-  std::vector<float> values_;
-  std::vector<int8_t> codes_, low_codes_;
-  std::vector<float> scales_, scaled_sums_;
-  std::vector<int32_t> minus_half_sums_, minus_sums_, low_minus_half_sums_, low_minus_sums_;
+  template <class T>
+  static AlignedBuffer<T> zeroed(size_t n) {
+    AlignedBuffer<T> buffer(n);
+    std::fill_n(buffer.data(), n, T{});
+    return buffer;
+  }
+
+  AlignedBuffer<float> values_;
+  AlignedBuffer<int8_t> codes_, low_codes_;
+  AlignedBuffer<float> scales_, scaled_sums_;
+  AlignedBuffer<int32_t> minus_half_sums_, minus_sums_, low_minus_half_sums_, low_minus_sums_;
   size_t n_columns_;
 };
 
