@@ -55,7 +55,8 @@ def part_of(symbol: str) -> str:
     if product is not None:
         name, weights, fine = product.groups()
         # A coarse pass finds where the exact logits are worth computing.
-        how = ", coarse" if name.startswith("coarse") else ", two planes" if fine else ""
+        is_coarse = name.startswith("coarse") or "HighestOut" in symbol
+        how = ", coarse" if is_coarse else ", two planes" if fine else ""
         return f"weights {weights}{how}"
     found = (name for name, pattern in PARTS if re.search(pattern, symbol))
     return next(found, "the system and the rest")

@@ -2,12 +2,17 @@
 
 python tests/bench/comparison.py SM,G3 --engines smallmind,llama.cpp --rounds 3 \\
     --python llama.cpp=PEERS/bin/python
+
+On a processor with AMX that folder has openvino run without it (ONEDNN_MAX_CPU_ISA). openvino then
+also has to be told to compute in f32, as it does by itself on processors without AMX: it would ask
+for bfloat16 here and find no kernel. `--tiles` lets it use AMX, in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +21,22 @@ from typing import Any
 
 import receipt
 
+from smallmind.cli.machine import cpu_features
+
 PACKAGES = {"llama.cpp": "llama-cpp-python", "xllamacpp": "xllamacpp", "openvino": "openvino-genai"}
+WITHOUT_TILES = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
+# Run by openvino's Python at its start: compare.py sets no other property than the threads.
+IN_F32 = """
+try:
+    import openvino_genai
+except ImportError:
+    pass
+else:
+    Pipeline = openvino_genai.LLMPipeline
+    openvino_genai.LLMPipeline = lambda *arguments, **properties: Pipeline(
+        *arguments, **properties, INFERENCE_PRECISION_HINT="f32"
+    )
+"""
 
 
 def version(engine: str, python: str) -> str:
@@ -36,11 +56,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PYTHON")
     parser.add_argument("--bench", type=Path, default=receipt.ROOT.parent / "shared" / "bench")
+    parser.add_argument("--tiles", action="store_true", help="openvino may use AMX, in bfloat16")
     parser.add_argument("--json", type=Path, help="where the receipt goes; default: results/")
     options = parser.parse_args()
     pythons = dict(entry.split("=", 1) for entry in options.python)
     engines = options.engines.split(",")
+    without_tiles = "amx_int8" in cpu_features() and not options.tiles
     result: dict[str, Any] = {
+        "openvino": {**WITHOUT_TILES, "INFERENCE_PRECISION_HINT": "f32"} if without_tiles else {},
         "peers": {
             engine: version(engine, pythons.get(engine, sys.executable))
             for engine in engines
@@ -59,7 +82,13 @@ def main() -> None:
             "--rounds", str(options.rounds), "--json", str(rows),
             *(word for entry in options.python for word in ("--python", entry)),
         ]  # fmt: skip
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        environment = dict(os.environ)
+        if without_tiles:
+            (Path(folder) / "sitecustomize.py").write_text(IN_F32, encoding="utf-8")
+            environment.update(WITHOUT_TILES, PYTHONPATH=folder)
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
         result["rows"] = json.loads(rows.read_text(encoding="utf-8"))
     print(done.stdout)
     result["medians"] = done.stdout.splitlines()

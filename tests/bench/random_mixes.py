@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import receipt
-from mix_runs import ISAS, RUNS, Report, Run, compare, tiny_model
+from instruction_sets import HERE
+from mix_runs import RUNS, Report, Run, compare, tiny_model
 
 
 def _figures(report: Report, n_mixes: int, n_runs: int, seconds: float) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--mixes", type=int)
     parser.add_argument("--first-seed", type=int, default=1_000)
     parser.add_argument("--families", default="llama,gemma3")
-    parser.add_argument("--isas", default=",".join(ISAS))
+    parser.add_argument("--isas", default=",".join(HERE))
     return parser.parse_args()
 
 

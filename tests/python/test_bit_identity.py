@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
+from instruction_sets import HERE, MISSING
 from tiny_models import EVERY_TYPE, GEMMA_MIX, SMOLLM_MIX, TYPES, TinySpec, write_tiny
 
 PROBE = Path(__file__).resolve().parent.parent / "support" / "identity_probe.py"
-# What the processor needs for each, read from the system and not from the library under test.
-NEEDS: Mapping[str, frozenset[str]] = {
-    "generic": frozenset(),
-    "avx2": frozenset({"avx2", "fma", "f16c"}),
-    "avx2_vnni": frozenset({"avx2", "fma", "f16c", "avx_vnni"}),
-    "avx512": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
-    "avx512_bf16": frozenset({"avx512_vnni", "avx512_bf16"}),
-    "avx512_amx": frozenset({"avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"}),
-}
 SAMPLING = {
     "greedy": {"max_tokens": 12, "temperature": 0.0},
     "seeded": {"max_tokens": 12, "temperature": 0.9, "seed": 20},
@@ -49,16 +40,8 @@ PROMPTS = [
 ]  # fmt: skip
 
 
-def processor_flags() -> frozenset[str]:
-    for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
-
-
-HERE = [isa for isa, flags in NEEDS.items() if flags <= processor_flags()]
-if len(HERE) < len(NEEDS):
-    print(f"not run here: {', '.join(sorted(NEEDS.keys() - set(HERE)))} (the processor lacks it)")
+if MISSING:
+    print(f"not run here: {', '.join(MISSING)} (the processor lacks it)")
 RUNS = [(isa, n_threads) for isa in HERE for n_threads in (1, 2)]
 
 

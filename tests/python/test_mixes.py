@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 import flush_to_zero
 import mix_runs
+from instruction_sets import HERE
 from tiny_models import TinySpec, write_tiny
 
 import smallmind as sm
@@ -42,7 +43,7 @@ def test_every_answer_in_a_mix_is_the_answer_alone(architecture: str, tmp_path: 
 
 
 def test_real_models_answer_in_a_mix_as_alone(smollm2: Path) -> None:
-    run = mix_runs.Run(mix_runs.ISAS[-1], 2)
+    run = mix_runs.Run(HERE[-1], 2)
     report = mix_runs.compare(smollm2, "real", [run], first_seed=8, n_mixes=2)
     assert report.errors == []
     assert report.differences == []
@@ -50,7 +51,7 @@ def test_real_models_answer_in_a_mix_as_alone(smollm2: Path) -> None:
 
 
 def test_gemma_answers_in_a_mix_as_alone(gemma3: Path) -> None:
-    run = mix_runs.Run(mix_runs.ISAS[-1], 2)
+    run = mix_runs.Run(HERE[-1], 2)
     report = mix_runs.compare(gemma3, "real", [run], first_seed=9, n_mixes=1)
     assert report.errors == []
     assert report.differences == []
@@ -96,7 +97,7 @@ def test_a_caller_that_flushes_subnormal_numbers_changes_nothing(tmp_path: Path)
 
 def test_mixes_of_callers_that_flush_are_the_same(tmp_path: Path) -> None:
     model = mix_runs.tiny_model(tmp_path, "llama")
-    run = mix_runs.Run(mix_runs.ISAS[-1], 2)
+    run = mix_runs.Run(HERE[-1], 2)
     report = mix_runs.compare(model, "tiny", [run], first_seed=16, n_mixes=4, tiny_floats=True)
     assert report.errors == []
     assert report.differences == []

@@ -14,18 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import mixes
+from instruction_sets import HERE
 from tiny_models import TinySpec, write_tiny
 
 PROBE = Path(__file__).with_name("mix_probe.py")
-# What the processor needs for each, read from the system and not from the library under test.
-NEEDS = {
-    "generic": set[str](),
-    "avx2": {"avx2", "fma", "f16c"},
-    "avx2_vnni": {"avx2", "fma", "f16c", "avx_vnni"},
-    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
-    "avx512_bf16": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"},
-    "avx512_amx": {"avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8"},
-}
 TIMEOUT_S = 7_200
 KEPT = 5  # differences and errors that are reported in full
 
@@ -47,23 +39,13 @@ def tiny_model(folder: Path, architecture: str, context_length: int = 1_024) -> 
     return write_tiny(folder / f"{architecture}.gguf", spec)
 
 
-def _processor_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("flags"):
-            return set(line.split(":", 1)[1].split())
-    return set()
-
-
-ISAS = [isa for isa, flags in NEEDS.items() if flags <= _processor_flags()]
-
-
 @dataclass(frozen=True)
 class Run:
     isa: str
     n_threads: int
 
 
-RUNS = [Run(isa, n_threads) for isa in ISAS for n_threads in (1, 2)]
+RUNS = [Run(isa, n_threads) for isa in HERE for n_threads in (1, 2)]
 
 
 @dataclass

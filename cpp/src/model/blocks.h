@@ -116,7 +116,8 @@ AttentionShape attention_shape(const Step& step, PageGroup group);
 // more.
 inline constexpr size_t kInlineTokens = 4;
 
-// fn(token) for every token of the step.
+// fn(token) for every token of the step. Neighbours go to one thread, up to a page of them: what
+// they write lies in the same lines.
 template <class Fn>
 void for_each_token(const Step& step, const Fn& fn) {
   const size_t n = step.n_tokens();
@@ -124,8 +125,10 @@ void for_each_token(const Step& step, const Fn& fn) {
     for (size_t t = 0; t < n; ++t) fn(t);
     return;
   }
-  step.gang.for_each((n + kInlineTokens - 1) / kInlineTokens, [&](size_t item, int) {
-    for (size_t t = item * kInlineTokens; t < std::min(n, (item + 1) * kInlineTokens); ++t) fn(t);
+  const size_t fair = n / (2 * static_cast<size_t>(step.gang.n_threads()));
+  const size_t few = std::clamp(fair, kInlineTokens, size_t{kPageTokens});
+  step.gang.for_each((n + few - 1) / few, [&](size_t item, int) {
+    for (size_t t = item * few; t < std::min(n, (item + 1) * few); ++t) fn(t);
   });
 }
 

@@ -1,0 +1,28 @@
+"""Which instruction sets of the engine this processor has, for tests that force one: read from the
+system and not from the library under test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})
+_NEEDS: Mapping[str, frozenset[str]] = {
+    "generic": frozenset(),
+    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "avx2_vnni": frozenset({"avx2", "fma", "f16c", "avx_vnni"}),
+    "avx512": _AVX512,
+    "avx512_bf16": _AVX512 | {"avx512_bf16"},
+    "avx512_amx": _AVX512 | {"avx512_bf16", "amx_tile", "amx_int8"},
+}
+
+
+def _processor_flags() -> frozenset[str]:
+    for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+HERE = [isa for isa, flags in _NEEDS.items() if flags <= _processor_flags()]
+MISSING = sorted(_NEEDS.keys() - set(HERE))
