@@ -326,12 +326,15 @@ void multiply_tiles(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                     size_t out_stride) {
   S::configure(n_tokens < S::kTileTokens ? n_tokens : S::kTileTokens, kDotColumns<F>);
   TileProducts<S, F, IsFine, Out> products(a, is_fine, w.panel_bytes);
-  for (size_t done = 0; done < n_panels; done += kPassPanels) {
+  // A single tile's inputs stay where they are anyway; codes of one panel leave them more room.
+  const bool is_single = n_tokens <= S::kTileTokens && !UnpackedBlocks<F>::kInPlace;
+  const size_t at_once = is_single ? 1 : kPassPanels;
+  for (size_t done = 0; done < n_panels; done += at_once) {
     const size_t panel = first_panel + done;
     const Out outs[kPassPanels] = {{w, panel, out, out_stride}, {w, panel + 1, out, out_stride}};
     const size_t left = n_panels - done;
-    products.multiply(w.panels + panel * w.panel_bytes, left < kPassPanels ? left : kPassPanels,
-                      n_tokens, outs);
+    products.multiply(w.panels + panel * w.panel_bytes, left < at_once ? left : at_once, n_tokens,
+                      outs);
   }
   S::release();
 }
