@@ -57,7 +57,8 @@ def part_of(symbol: str) -> str:
         name, weights, fine = product.groups()
         # A coarse pass finds where the exact logits are worth computing.
         is_coarse = name.startswith("coarse") or "HighestOut" in symbol
-        how = ", coarse" if is_coarse else ", two planes" if fine else ""
+        is_fine = fine or "EveryBlock<true>" in symbol
+        how = ", coarse" if is_coarse else ", two planes" if is_fine else ""
         return f"weights {weights}{how}"
     found = (name for name, pattern in PARTS if re.search(pattern, symbol))
     return next(found, "the system and the rest")

@@ -4,8 +4,9 @@ python tests/bench/comparison.py SM,G3 --engines smallmind,llama.cpp --rounds 3 
     --python llama.cpp=PEERS/bin/python
 
 On a processor with AMX that folder has openvino run without it (ONEDNN_MAX_CPU_ISA). openvino then
-also has to be told to compute in f32, as it does by itself on processors without AMX: it would ask
-for bfloat16 here and find no kernel. `--tiles` lets it use AMX, in bfloat16.
+also has to be told to compute in f32, as it does by itself where there are no instructions for
+bfloat16: it would ask for that here and find no kernel. (Its import is then not in its load_s.)
+`--tiles` lets it use AMX, in bfloat16.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from smallmind.cli.machine import cpu_features
 
 PACKAGES = {"llama.cpp": "llama-cpp-python", "xllamacpp": "xllamacpp", "openvino": "openvino-genai"}
 WITHOUT_TILES = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
-# Run by openvino's Python at its start: compare.py sets no other property than the threads.
+# Run by every Python at its start: compare.py sets no other property than the threads.
 IN_F32 = """
-try:
+import sys
+
+if sys.orig_argv[2:3] == ["openvino"]:
     import openvino_genai
-except ImportError:
-    pass
-else:
+
     Pipeline = openvino_genai.LLMPipeline
     openvino_genai.LLMPipeline = lambda *arguments, **properties: Pipeline(
         *arguments, **properties, INFERENCE_PRECISION_HINT="f32"
@@ -61,7 +62,8 @@ def main() -> None:
     options = parser.parse_args()
     pythons = dict(entry.split("=", 1) for entry in options.python)
     engines = options.engines.split(",")
-    without_tiles = "amx_int8" in cpu_features() and not options.tiles
+    has_choice = "openvino" in engines and "amx_int8" in cpu_features()
+    without_tiles = has_choice and not options.tiles
     result: dict[str, Any] = {
         "openvino": {**WITHOUT_TILES, "INFERENCE_PRECISION_HINT": "f32"} if without_tiles else {},
         "peers": {
@@ -85,7 +87,8 @@ def main() -> None:
         environment = dict(os.environ)
         if without_tiles:
             (Path(folder) / "sitecustomize.py").write_text(IN_F32, encoding="utf-8")
-            environment.update(WITHOUT_TILES, PYTHONPATH=folder)
+            paths = (folder, environment.get("PYTHONPATH"))
+            environment.update(WITHOUT_TILES, PYTHONPATH=os.pathsep.join(filter(None, paths)))
         done = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, text=True, check=True
         )

@@ -2,11 +2,12 @@
 // instruction, and exact as any others. What follows a dot - its scale, an offset, the order of K -
 // is that of matmul.h, and so are the bits.
 //
-// Two panels are unpacked piece by piece into signed codes, and a tile of tokens passes over one
-// and then, from the first-level cache, over the other. Tile registers can only be stored: dots
-// take the way over that cache, too. Three of them are under way at any time, one being scaled, one
-// waiting to be stored and one being taken, and their instructions are spread between those of the
-// vector units, which would otherwise wait for them in a crowd.
+// Two panels (one, for a single tile of tokens whose weights need unpacking) are unpacked piece by
+// piece into signed codes, and a tile passes over one and then, from the first-level cache, over
+// the other. Tile registers can only be stored: dots take the way over that cache, too. Three of
+// them are under way at any time, one being scaled, one waiting to be stored and one being taken,
+// and their instructions are spread between those of the vector units, which would otherwise wait
+// for them in a crowd.
 #pragma once
 
 #include "kernels/coarse.h"
@@ -147,14 +148,13 @@ class TileProducts {
       for (size_t i = p == 0 ? n_early : 0; i < n_blocks_; ++i)
         w_[p].template unpack<S>(i, n_blocks_);
     const bool chains = n_dots_ % 2 == 0;
-    for (const size_t end = tile + n_tiles; tile < end;) {
+    for (const size_t end = tile + n_tiles; tile < end; ++tile) {
       for (size_t p = 0; p < n_panels_; ++p) {
         const Place at{tile, p}, next = p + 1 < n_panels_ ? Place{tile, p + 1} : Place{tile + 1, 0};
         const bool goes_on = next.tile < end;
         multiply_tile<kWhole>(at, next, goes_on && chains);
         if (goes_on && !chains) begin(next);
       }
-      ++tile;
     }
   }
 
@@ -320,6 +320,12 @@ struct HighestOut {
   }
 };
 
+// is_fine of all blocks.
+template <bool kFine>
+struct EveryBlock {
+  bool operator()(size_t) const { return kFine; }
+};
+
 template <class S, class F, class Out, class IsFine>
 void multiply_tiles(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                     const Activations& a, const IsFine& is_fine, size_t n_tokens, float* out,
@@ -373,11 +379,11 @@ void matmul_amx(const PackedMatrix& w, size_t first_panel, size_t n_panels, cons
       n = tokens_in_tiles<S>(n_tokens);
       if (n == 0) return;
       if (a.low_codes == nullptr)
-        multiply_tiles<S, F, RowsOut<S>>(
-            w, first_panel, n_panels, a, [](size_t) { return false; }, n, out, out_stride);
+        multiply_tiles<S, F, RowsOut<S>>(w, first_panel, n_panels, a, EveryBlock<false>(), n, out,
+                                         out_stride);
       else
-        multiply_tiles<S, F, RowsOut<S>>(
-            w, first_panel, n_panels, a, [](size_t) { return true; }, n, out, out_stride);
+        multiply_tiles<S, F, RowsOut<S>>(w, first_panel, n_panels, a, EveryBlock<true>(), n, out,
+                                         out_stride);
     }
   });
   if (n < n_tokens)

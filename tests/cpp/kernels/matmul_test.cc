@@ -225,8 +225,8 @@ TEST(MatmulTest, GivesTheFrozenFormulaAtExtremeCodes) {
   }
 }
 
-// More tokens than pass over unpacked weights at once, more columns than are unpacked at once, and
-// one block alone.
+// More tokens than pass over unpacked weights at once, more columns than are unpacked at once, one
+// block alone, and one behind all that are unpacked at once.
 TEST(MatmulTest, GivesTheFrozenFormulaForManyTokensAndForLongAndShortRows) {
   Formats::for_each([&]<class F>() {
     check_format<F>(-1, false, 138, false, kManyColumns<F>);
@@ -234,6 +234,7 @@ TEST(MatmulTest, GivesTheFrozenFormulaForManyTokensAndForLongAndShortRows) {
       for (const bool fine : {false, true}) {
         check_format<F>(-1, false, n_tokens, fine, kManyColumns<F>);
         check_format<F>(-1, false, n_tokens, fine, F::kFileBlock == 256 ? 256 : 32);
+        if (F::kFileBlock != 256) check_format<F>(-1, false, n_tokens + 16, fine, 800);
       }
     }
   });

@@ -1,4 +1,4 @@
-// Owns the arrays of an Activations, zeroed and on cache lines as an engine's.
+// Owns the arrays of an Activations, on cache lines as an engine's, and zeroed.
 #pragma once
 
 #include <algorithm>
