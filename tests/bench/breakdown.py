@@ -57,7 +57,7 @@ def part_of(symbol: str) -> str:
         name, weights, fine = product.groups()
         # A coarse pass finds where the exact logits are worth computing.
         is_coarse = name.startswith("coarse") or "HighestOut" in symbol
-        is_fine = fine or "EveryBlock<true>" in symbol
+        is_fine = fine or re.search(r"EveryBlock<[\w:]+, true>", symbol)
         how = ", coarse" if is_coarse else ", two planes" if is_fine else ""
         return f"weights {weights}{how}"
     found = (name for name, pattern in PARTS if re.search(pattern, symbol))

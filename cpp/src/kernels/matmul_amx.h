@@ -320,8 +320,8 @@ struct HighestOut {
   }
 };
 
-// is_fine of all blocks.
-template <bool kFine>
+// is_fine of all blocks. (S in the name: see quant/panel.h, group_offset.)
+template <class S, bool kFine>
 struct EveryBlock {
   bool operator()(size_t) const { return kFine; }
 };
@@ -379,10 +379,10 @@ void matmul_amx(const PackedMatrix& w, size_t first_panel, size_t n_panels, cons
       n = tokens_in_tiles<S>(n_tokens);
       if (n == 0) return;
       if (a.low_codes == nullptr)
-        multiply_tiles<S, F, RowsOut<S>>(w, first_panel, n_panels, a, EveryBlock<false>(), n, out,
-                                         out_stride);
+        multiply_tiles<S, F, RowsOut<S>>(w, first_panel, n_panels, a, EveryBlock<S, false>(), n,
+                                         out, out_stride);
       else
-        multiply_tiles<S, F, RowsOut<S>>(w, first_panel, n_panels, a, EveryBlock<true>(), n, out,
+        multiply_tiles<S, F, RowsOut<S>>(w, first_panel, n_panels, a, EveryBlock<S, true>(), n, out,
                                          out_stride);
     }
   });
