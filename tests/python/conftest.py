@@ -72,18 +72,6 @@ def engine(smollm2: Path) -> Iterator[sm.Engine]:
         yield shared_engine
 
 
-def n_threads_now() -> int:
-    return len(os.listdir("/proc/self/task"))
-
-
-def assert_no_thread_is_left(n_before: int, what: object = "", timeout: float = 2.0) -> None:
-    """Threads that were joined may be listed a moment longer, so `n_before` may count some too."""
-    latest = time.monotonic() + timeout
-    while n_threads_now() > n_before and time.monotonic() < latest:
-        time.sleep(0.01)
-    assert n_threads_now() <= n_before, what
-
-
 def assert_idle(engine: sm.Engine, n_kv_pages: int | None = None, timeout: float = 2.0) -> None:
     """The loop sees an end with its next plan: soon nothing runs, and no more pages are held."""
     latest = time.monotonic() + timeout

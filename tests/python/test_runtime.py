@@ -17,6 +17,10 @@ from typing import Any
 import pytest
 import trio
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
+from live_threads import live_threads
+
 import smallmind as sm
 from smallmind import runtime
 
@@ -29,26 +33,6 @@ def default_runtime() -> Iterator[None]:
     runtime.configure()
     yield
     runtime.configure()
-
-
-def thread_names() -> list[str]:
-    names = []
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            names.append((task / "comm").read_text().strip())
-        except FileNotFoundError:
-            pass  # it has just ended
-    return names
-
-
-def is_gone(prefix: str, timeout: float = 2.0) -> bool:
-    """Whether no thread of this name is left; one that was joined may be listed a moment longer."""
-    latest = time.monotonic() + timeout
-    while any(name.startswith(prefix) for name in thread_names()):
-        if time.monotonic() > latest:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 class Loaders:
@@ -105,10 +89,10 @@ def test_options_are_put_in_force(smollm2: Path) -> None:
     assert (status.n_threads, status.max_queue_size) == (1, 7)
     assert (status.stack_size, status.thread_name_prefix) == (256 << 10, "bitnet-ffi")
     sm.Engine(smollm2, n_threads=1).close()
-    assert thread_names().count("bitnet-ffi-0") == 1
+    assert live_threads().count("bitnet-ffi-0") == 1
     assert runtime.status().n_completed == runtime.status().n_started_threads == 1
     runtime.configure()
-    assert is_gone("bitnet-ffi-0")
+    assert "bitnet-ffi-0" not in live_threads()
 
 
 @pytest.mark.parametrize(
@@ -255,7 +239,7 @@ def test_shutdown_refuses_jobs_and_leaves_engines_alone(engine: sm.Engine, smoll
     assert runtime.shutdown()
     assert runtime.shutdown("cancel", timeout=0)
     assert runtime.status().is_shut_down
-    assert is_gone("smallmind-0")
+    assert not [name for name in live_threads() if name.startswith("smallmind-0")]
     with pytest.raises(sm.ThreadSafetyError, match="Failed to send job to thread pool: ") as caught:
         sm.Engine(smollm2)
     assert caught.value.code == "THREAD_SAFETY"

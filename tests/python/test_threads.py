@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_idle, assert_no_thread_is_left, n_threads_now
+from conftest import assert_idle
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+
+from live_threads import n_live_threads
 
 import smallmind as sm
 
@@ -259,9 +263,9 @@ def test_no_descriptor_is_left_open(smollm2: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     sm.Engine(smollm2, n_threads=1).close()  # the runtime's thread comes with the first load
     before = len(os.listdir("/proc/self/fd"))
-    threads_before = n_threads_now()
+    threads_before = n_live_threads()
     for _ in range(3):
         with sm.Engine(smollm2, n_threads=2) as other:
             list(other.stream("a", max_tokens=2))
     assert len(os.listdir("/proc/self/fd")) == before < limit
-    assert_no_thread_is_left(threads_before)
+    assert n_live_threads() == threads_before

@@ -20,6 +20,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from live_threads import n_live_threads
 from load import ids_of, resident_bytes, together, wait_until
 
 import smallmind as sm
@@ -110,7 +111,7 @@ class Soak:
             Sample(
                 n_requests,
                 resident_bytes(),
-                len(os.listdir("/proc/self/task")),
+                n_live_threads(),
                 len(os.listdir("/proc/self/fd")),
             )
         )
