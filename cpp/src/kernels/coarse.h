@@ -6,35 +6,39 @@
 
 namespace smallmind::kernel {
 
-// One panel times tokens [token, token + n_tokens): as panel_tile, but that both planes of the
-// inputs' codes enter in fine blocks only, and only the highest row is kept.
-template <class S, class F, size_t kTile, Fetch kFetch>
+// kPanels panels times tokens [token, token + n_tokens): as panel_tile, but that both planes of the
+// inputs' codes enter in fine blocks only, and only the highest row of each panel is kept.
+template <class S, class F, size_t kPanels, size_t kTile, Fetch kFetch>
 void coarse_tile(const PackedMatrix& w, size_t panel, const Activations& a, const bool* is_fine,
                  size_t token, size_t n_tokens, float* out, size_t out_stride) {
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
   const size_t n = tile_size<S, kTile>(n_tokens);
-  float rows[kTile][quant::kPanelRows];
+  float rows[kTile][kPanels][quant::kPanelRows];
   for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
-    typename S::Row acc[kTile];
-    for (size_t t = 0; t < n; ++t) acc[t] = S::row_set1(0.0f);
-    for_each_block<S, F, kFetch>(
-        w.panels + panel * w.panel_bytes, row,
-        n_blocks, [&](const WeightBlock<S, F>& block, size_t i) __attribute__((always_inline)) {
+    typename S::Row acc[kTile][kPanels];
+    for (size_t t = 0; t < n; ++t)
+      for (auto& sums : acc[t]) sums = S::row_set1(0.0f);
+    for_each_block<S, F, kFetch, kPanels>(
+        w.panels + panel * w.panel_bytes, w.panel_bytes, row,
+        n_blocks, [&](const auto& blocks, size_t i) __attribute__((always_inline)) {
           const size_t at = token * n_blocks + i;
           if (is_fine[i]) {
             for (size_t t = 0; t < n; ++t)
-              acc[t] = add_block<S, F, true>(block, a, at + t * n_blocks, acc[t]);
+              add_blocks<S, F, true>(blocks, a, at + t * n_blocks, acc[t]);
           } else {
             for (size_t t = 0; t < n; ++t)
-              acc[t] = add_block<S, F, false>(block, a, at + t * n_blocks, acc[t]);
+              add_blocks<S, F, false>(blocks, a, at + t * n_blocks, acc[t]);
           }
         });
-    for (size_t t = 0; t < n; ++t) S::store_row(rows[t] + row, acc[t]);
+    for (size_t t = 0; t < n; ++t)
+      for (size_t p = 0; p < kPanels; ++p) S::store_row(rows[t][p] + row, acc[t][p]);
   }
-  const size_t n_rows = w.n_rows - panel * quant::kPanelRows;
-  for (size_t t = 0; t < n; ++t)
-    out[(token + t) * out_stride] =
-        max_lanes<S>(load_partial<S>(rows[t], n_rows, -__builtin_inff()));
+  for (size_t p = 0; p < kPanels; ++p) {
+    const size_t n_rows = w.n_rows - (panel + p) * quant::kPanelRows;
+    for (size_t t = 0; t < n; ++t)
+      out[(token + t) * out_stride + panel + p] =
+          max_lanes<S>(load_partial<S>(rows[t][p], n_rows, -__builtin_inff()));
+  }
 }
 
 template <class S>
@@ -42,11 +46,12 @@ void coarse_maxima(const PackedMatrix& w, size_t first_panel, size_t n_panels, c
                    const bool* is_fine, size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
     if constexpr (F::kInteger) {
-      for (size_t p = first_panel; p < first_panel + n_panels; ++p) {
+      for_each_panel<S>(first_panel, n_panels, n_tokens, [&]<size_t kPanels>(size_t panel) {
         in_tiles<S, false>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
-          coarse_tile<S, F, kTile, kFetch>(w, p, a, is_fine, token, n, out + p, out_stride);
+          coarse_tile<S, F, kPanels, kTile, kFetch>(w, panel, a, is_fine, token, n, out,
+                                                    out_stride);
         });
-      }
+      });
     }
   });
 }

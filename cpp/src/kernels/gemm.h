@@ -19,7 +19,7 @@ void float_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
   constexpr size_t kStrips = quant::kPanelRows / S::kRows, kColumnBytes = F::chunk_bytes(1);
   const std::byte* bytes = w.panels + panel * w.panel_bytes;
   const float* x = a.values + token * a.n_columns;
-  Prefetcher<S, kFetch> ahead(bytes);
+  Prefetcher<S, kFetch> ahead(bytes, w.panel_bytes);
   typename S::Row acc[kStrips][kTokens];
   for (auto& strip : acc)
     for (auto& sum : strip) sum = S::row_set1(0.0f);

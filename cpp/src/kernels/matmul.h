@@ -4,8 +4,10 @@
 //
 // A panel is unpacked block by block, once for a tile of tokens; the tile's accumulators stay in
 // registers, those of a large tile in the first-level cache. The dots of different tokens are
-// independent, so that the processor overlaps them. What a block passes through is always inlined:
-// left to itself, g++ lets some formats' codes take the way over the stack.
+// independent, so that the processor overlaps them. With enough registers two panels pass over a
+// larger tile's inputs together, and each group of them is loaded once for both. What a block
+// passes through is always inlined: left to itself, g++ lets some formats' codes take the way over
+// the stack.
 #pragma once
 
 #include "kernels/gemm.h"
@@ -99,7 +101,8 @@ struct WeightBlock {
   typename S::Row scale[F::kScalesPerBlock];
   typename S::Row offset;
 
-  [[gnu::always_inline]] WeightBlock(const std::byte* chunk, size_t n_blocks, size_t b,
+  // Block b of a chunk of n_blocks.
+  [[gnu::always_inline]] void unpack(const std::byte* chunk, size_t n_blocks, size_t b,
                                      size_t row) {
     F::template codes<S>(chunk, n_blocks, b, row, codes);
     if constexpr (F::kSigned && S::kUnsignedDot)
@@ -132,18 +135,81 @@ template <class S, class F, bool kFine>
   return acc;
 }
 
-// fn(block, i) for block i of a strip of rows, in the order of K.
-template <class S, class F, Fetch kFetch, class Fn>
-[[gnu::always_inline]] inline void for_each_block(const std::byte* panel, size_t row,
-                                                  size_t n_blocks, const Fn& fn) {
+// Whether an instruction set has the registers for two panels' codes at once.
+template <class S>
+inline constexpr bool kTakesPairs = requires(typename S::Inputs inputs) {
+  S::load_group(inputs, 0);
+};
+
+// acc[p] + the product of part kPart of block w[p], the columns of one scale, with block `at` of
+// the inputs; d is their scale. As add_block, a load of inputs for all panels. Neither of the two
+// dots of a panel waits for the other: they are of halves of the columns, or of the two planes.
+template <class S, class F, bool kFine, size_t kPart, size_t kPanels>
+[[gnu::always_inline]] inline void add_part(const WeightBlock<S, F> (&w)[kPanels],
+                                            const Activations& a, size_t at,
+                                            const int32_t* minus_sum, const int32_t* low_minus_sum,
+                                            typename S::Row d, typename S::Row (&acc)[kPanels]) {
+  constexpr size_t kGroups = quant::kGroups / F::kScalesPerBlock;
+  constexpr size_t kApart = kFine ? 0 : kGroups / 2, kFirst = kPart * kGroups;
+  const auto inputs = S::load_inputs(a.codes + at * quant::kBlockColumns);
+  const auto others = kFine ? S::load_inputs(a.low_codes + at * quant::kBlockColumns) : inputs;
+  typename S::Dot dot[kPanels], other[kPanels];
+  for (size_t p = 0; p < kPanels; ++p) {
+    dot[p] = start_dot<S, F>(minus_sum);
+    other[p] = kFine ? start_dot<S, F>(low_minus_sum) : S::dot_start();
+  }
+#pragma GCC unroll 8
+  for (size_t g = kFirst; g < kFirst + kGroups - kApart; ++g) {
+    const auto group = S::load_group(inputs, g), second = S::load_group(others, g + kApart);
+    for (size_t p = 0; p < kPanels; ++p) {
+      S::dot_add_group(dot[p], w[p].codes.group[g], group);
+      S::dot_add_group(other[p], w[p].codes.group[g + kApart], second);
+    }
+  }
+  for (size_t p = 0; p < kPanels; ++p) {
+    const auto sum = kFine ? S::dot_planes(dot[p], other[p]) : S::add_dots(dot[p], other[p]);
+    acc[p] = S::fma(S::dot_to_row(sum), S::mul(w[p].scale[kPart], d), acc[p]);
+  }
+}
+
+// acc[p] + the product of block w[p] with block `at` of the inputs.
+template <class S, class F, bool kFine, size_t kPanels>
+[[gnu::always_inline]] inline void add_blocks(const WeightBlock<S, F> (&w)[kPanels],
+                                              const Activations& a, size_t at,
+                                              typename S::Row (&acc)[kPanels]) {
+  if constexpr (kPanels == 1) {
+    acc[0] = add_block<S, F, kFine>(w[0], a, at, acc[0]);
+  } else {
+    const auto d = S::row_set1(a.scales[at]);
+    if constexpr (F::kScalesPerBlock == 1) {
+      add_part<S, F, kFine, 0>(w, a, at, a.minus_sums + at, a.low_minus_sums + at, d, acc);
+    } else {
+      const int32_t* sums = a.minus_half_sums + 2 * at;
+      const int32_t* low_sums = a.low_minus_half_sums + 2 * at;
+      add_part<S, F, kFine, 0>(w, a, at, sums, low_sums, d, acc);
+      add_part<S, F, kFine, 1>(w, a, at, sums + 1, low_sums + 1, d, acc);
+    }
+    if constexpr (F::kHasMin) {
+      const auto sum = S::row_set1(a.scaled_sums[at]);
+      for (size_t p = 0; p < kPanels; ++p) acc[p] = S::fma(w[p].offset, sum, acc[p]);
+    }
+  }
+}
+
+// fn(blocks, i) for block i of a strip of rows of kPanels panels, in the order of K.
+template <class S, class F, Fetch kFetch, size_t kPanels, class Fn>
+[[gnu::always_inline]] inline void for_each_block(const std::byte* panel, size_t panel_bytes,
+                                                  size_t row, size_t n_blocks, const Fn& fn) {
   constexpr size_t kStride = quant::kChunkStride<F>;
-  Prefetcher<S, kFetch> ahead(panel);
+  Prefetcher<S, kFetch, kPanels> ahead(panel, panel_bytes);
   for (size_t first = 0; first < n_blocks; first += quant::kChunkUnits, panel += kStride) {
     const size_t left = n_blocks - first;
     const size_t n = left < quant::kChunkUnits ? left : quant::kChunkUnits;
     for (size_t b = 0; b < n; ++b) {
       ahead.advance(kStride / quant::kChunkUnits);
-      fn(WeightBlock<S, F>(panel, n, b, row), first + b);
+      WeightBlock<S, F> blocks[kPanels];
+      for (size_t p = 0; p < kPanels; ++p) blocks[p].unpack(panel + p * panel_bytes, n, b, row);
+      fn(blocks, first + b);
     }
   }
 }
@@ -157,8 +223,9 @@ template <class S, size_t kTile>
 }
 
 // fn.operator()<kTile, kFetch>(token, n) for all tokens, in as few tiles as may be and of nearly
-// equal size: n is kTile in a small one, at most kTile in others. Two planes of inputs, which few
-// products have, know no small tiles but that of one token.
+// equal size: n is kTile in a small one, at most kTile in others. One tile, which reads its weights
+// from memory, may be larger than those of more tokens, which find theirs in the caches. Two planes
+// of inputs, which few products have, know no small tiles but that of one token.
 template <class S, bool kFine, class Fn>
 [[gnu::always_inline]] inline void in_tiles(size_t n_tokens, const Fn& fn) {
   constexpr Fetch kFetchOfOne = S::kFetchesNear ? Fetch::kFirstLevel : Fetch::kSecondLevel;
@@ -168,7 +235,7 @@ template <class S, bool kFine, class Fn>
     if (n_tokens == 3) return fn.template operator()<3, Fetch::kSecondLevel>(0, 3);
     if (n_tokens == 4) return fn.template operator()<4, Fetch::kSecondLevel>(0, 4);
   }
-  size_t n_tiles = (n_tokens + S::kMaxTile - 1) / S::kMaxTile;
+  size_t n_tiles = n_tokens <= S::kMaxTile ? 1 : (n_tokens + S::kTile - 1) / S::kTile;
   for (size_t token = 0; n_tiles > 0; --n_tiles) {
     const size_t n = (n_tokens - token + n_tiles - 1) / n_tiles;
     if (token == 0)
@@ -179,8 +246,23 @@ template <class S, bool kFine, class Fn>
   }
 }
 
-// One panel times tokens [token, token + n_tokens).
-template <class S, class F, bool kFine, size_t kTile, Fetch kFetch>
+// Fewer tokens wait for memory, which is read faster as one stream than as two.
+inline constexpr size_t kLeastOfPairs = 8;
+
+// fn.operator()<kPanels>(panel) for all panels, two at a time where that is faster.
+template <class S, class Fn>
+[[gnu::always_inline]] inline void for_each_panel(size_t first, size_t n_panels, size_t n_tokens,
+                                                  const Fn& fn) {
+  size_t panel = first;
+  const size_t end = first + n_panels;
+  if constexpr (kTakesPairs<S>)
+    if (n_tokens >= kLeastOfPairs)
+      for (; panel + 2 <= end; panel += 2) fn.template operator()<2>(panel);
+  for (; panel < end; ++panel) fn.template operator()<1>(panel);
+}
+
+// kPanels panels times tokens [token, token + n_tokens).
+template <class S, class F, bool kFine, size_t kPanels, size_t kTile, Fetch kFetch>
 void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token,
                 size_t n_tokens, float* out, size_t out_stride) {
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
@@ -188,24 +270,30 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
   for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
     const size_t first = panel * quant::kPanelRows + row;
     if (first >= w.n_rows) return;
-    typename S::Row acc[kTile];
-    for (size_t t = 0; t < n; ++t) acc[t] = S::row_set1(0.0f);
-    for_each_block<S, F, kFetch>(
-        w.panels + panel * w.panel_bytes, row,
-        n_blocks, [&](const WeightBlock<S, F>& block, size_t i) __attribute__((always_inline)) {
-          for (size_t t = 0; t < n; ++t)
-            acc[t] = add_block<S, F, kFine>(block, a, (token + t) * n_blocks + i, acc[t]);
-        });
+    typename S::Row acc[kTile][kPanels];
     for (size_t t = 0; t < n; ++t)
-      store_rows<S>(out + (token + t) * out_stride + first, acc[t], w.n_rows - first);
+      for (auto& rows : acc[t]) rows = S::row_set1(0.0f);
+    for_each_block<S, F, kFetch, kPanels>(
+        w.panels + panel * w.panel_bytes, w.panel_bytes, row,
+        n_blocks, [&](const auto& blocks, size_t i) __attribute__((always_inline)) {
+          for (size_t t = 0; t < n; ++t)
+            add_blocks<S, F, kFine>(blocks, a, (token + t) * n_blocks + i, acc[t]);
+        });
+    for (size_t p = 0; p < kPanels; ++p) {
+      const size_t from = first + p * quant::kPanelRows;
+      for (size_t t = 0; t < n; ++t)
+        store_rows<S>(out + (token + t) * out_stride + from, acc[t][p], w.n_rows - from);
+    }
   }
 }
 
 template <class S, class F, bool kFine>
-void panel_tokens(const PackedMatrix& w, size_t panel, const Activations& a, size_t n_tokens,
-                  float* out, size_t out_stride) {
-  in_tiles<S, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
-    panel_tile<S, F, kFine, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
+void multiply_panels(const PackedMatrix& w, size_t first_panel, size_t n_panels,
+                     const Activations& a, size_t n_tokens, float* out, size_t out_stride) {
+  for_each_panel<S>(first_panel, n_panels, n_tokens, [&]<size_t kPanels>(size_t panel) {
+    in_tiles<S, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
+      panel_tile<S, F, kFine, kPanels, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
+    });
   });
 }
 
@@ -223,14 +311,14 @@ template <class S>
 void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
             size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
-    for (size_t p = first_panel; p < first_panel + n_panels; ++p) {
-      if constexpr (!F::kInteger)
+    if constexpr (!F::kInteger)
+      for (size_t p = first_panel; p < first_panel + n_panels; ++p)
         float_tokens<S, F, S::kFloatTile>(w, p, a, 0, n_tokens, out, out_stride);
-      else if (a.low_codes == nullptr)
-        panel_tokens<S, F, false>(w, p, a, n_tokens, out, out_stride);
-      else
-        panel_tokens<typename FineSet<S, F>::Type, F, true>(w, p, a, n_tokens, out, out_stride);
-    }
+    else if (a.low_codes == nullptr)
+      multiply_panels<S, F, false>(w, first_panel, n_panels, a, n_tokens, out, out_stride);
+    else
+      multiply_panels<typename FineSet<S, F>::Type, F, true>(w, first_panel, n_panels, a, n_tokens,
+                                                             out, out_stride);
   });
 }
 

@@ -22,10 +22,10 @@ float panel_norm(const std::byte* panel, size_t n_columns) {
   float most = 0.0f;
   for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
     auto squares = S::row_set1(0.0f);
-    for_each_block<S, F, Fetch::kNone>(
-        panel, row,
-        n_blocks, [&](const WeightBlock<S, F>& block, size_t) __attribute__((always_inline)) {
+    for_each_block<S, F, Fetch::kNone, 1>(
+        panel, 0, row, n_blocks, [&](const auto& blocks, size_t) __attribute__((always_inline)) {
           constexpr size_t kGroups = quant::kGroups / F::kScalesPerBlock;
+          const WeightBlock<S, F>& block = blocks[0];
           for (size_t i = 0; i < F::kScalesPerBlock; ++i)
             squares = S::fma(sum_of_squares<S, F>(block, i * kGroups, (i + 1) * kGroups),
                              S::mul(block.scale[i], block.scale[i]), squares);

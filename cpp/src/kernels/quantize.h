@@ -6,16 +6,18 @@
 
 namespace smallmind::kernel {
 
-// Of some blocks of 32 inputs: the code's unit d and its inverse for codes up to a limit, in the
-// first lanes; 0 and 0 for a block of nothing, NaN and 0 for one with an input that is not finite.
+// Of some blocks of 32 inputs, one a lane: their highest magnitudes, the code's unit d and its
+// inverse for codes up to a limit; 0 and 0 for a block of nothing, NaN and 0 for one with an input
+// that is not finite. Behind the last block the same as of others.
 template <class S>
 struct BlockUnits {
-  alignas(64) float d[16];
-  alignas(64) float inverse[16];
+  typename S::Vec highest;
+  typename S::Vec d;
+  typename S::Vec inverse;
 };
 
 template <class S, size_t kBlocks>
-inline BlockUnits<S> block_units(const float* values, float limit) {
+[[gnu::always_inline]] inline BlockUnits<S> block_units(const float* values, float limit) {
   // Magnitudes order like their bits, infinity and NaN above all others.
   const auto max_bits = [](const auto& a, const auto& b) {
     return S::as_floats(S::max_ints(S::as_ints(a), S::as_ints(b)));
@@ -28,10 +30,16 @@ inline BlockUnits<S> block_units(const float* values, float limit) {
   const auto or_zero = [&](auto x) { return S::select_less(amax, S::set1(0x1p-100f), zero, x); };
   const auto d = or_zero(S::div(amax, S::set1(limit)));
   const auto inverse = or_zero(S::div(S::set1(limit), amax));
-  BlockUnits<S> units;
-  S::store(units.d, S::select_less(amax, infinity, d, S::set1(__builtin_nanf(""))));
-  S::store(units.inverse, S::select_less(amax, infinity, inverse, zero));
-  return units;
+  return {amax, S::select_less(amax, infinity, d, S::set1(__builtin_nanf(""))),
+          S::select_less(amax, infinity, inverse, zero)};
+}
+
+// The first n lanes of 32 bits.
+template <class S, size_t n>
+[[gnu::always_inline]] inline void store_first(void* p, typename S::Vec x) {
+  alignas(64) float lane[16];
+  S::store(lane, x);
+  __builtin_memcpy(p, lane, n * 4);
 }
 
 // Codes of 16 inputs; all 0 where the inverse is, whatever 0 * x gives.
@@ -40,60 +48,125 @@ inline typename S::Vec rounded_codes(typename S::Vec x, float inverse) {
   return inverse > 0.0f ? round_even<S>(S::mul(x, S::set1(inverse))) : S::set1(0.0f);
 }
 
+// Whether an instruction set rounds to integers, and sums these as it stores them.
+template <class S>
+inline constexpr bool kSumsIntegers = requires(typename S::Vec x) {
+  S::round_to_ints(x);
+};
+
+// 16 codes. Those that are not summed as integers are floats, which hold their sums exactly.
+template <class S>
+struct CodeRow {
+  using Type = typename S::Vec;
+};
+template <class S>
+requires kSumsIntegers<S>
+struct CodeRow<S> {
+  using Type = typename S::Ints;
+};
+
 // One plane of the codes of some blocks; rows 2 b and 2 b + 1 are block b's.
 template <class S, size_t kBlocks>
 struct CodePlane {
-  typename S::Vec rows[2 * kBlocks];
+  typename CodeRow<S>::Type rows[2 * kBlocks];
 
-  // Stores them from block `at` on, and minus their sums, which floats hold exactly.
+  // Stores them from block `at` on, and minus their sums.
   [[gnu::always_inline]] void store(size_t at, int8_t* codes, int32_t* minus_half_sums,
                                     int32_t* minus_sums) const {
-    for (size_t r = 0; r < 2 * kBlocks; ++r)
-      S::store_as_int8(codes + at * 32 + r * 16, S::to_ints(rows[r]));
-    alignas(64) float sums[16];
-    S::store(sums, sum_rows<S>(rows));
-    for (size_t r = 0; r < 2 * kBlocks; ++r)
-      minus_half_sums[2 * at + r] = -static_cast<int32_t>(sums[r]);
-    for (size_t b = 0; b < kBlocks; ++b)
-      minus_sums[at + b] = -static_cast<int32_t>(sums[2 * b] + sums[2 * b + 1]);
+    if constexpr (kSumsIntegers<S>) {
+      const auto zero = S::ints_set1(0), half_sums = S::store_bytes(codes + at * 32, rows);
+      const auto sums = S::add_neighbours(half_sums);
+      store_first<S, 2 * kBlocks>(minus_half_sums + 2 * at,
+                                  S::as_floats(S::sub_ints(zero, half_sums)));
+      store_first<S, kBlocks>(minus_sums + at, S::as_floats(S::sub_ints(zero, sums)));
+    } else {
+      for (size_t r = 0; r < 2 * kBlocks; ++r)
+        S::store_as_int8(codes + at * 32 + r * 16, S::to_ints(rows[r]));
+      alignas(64) float sums[16];
+      S::store(sums, sum_rows<S>(rows));
+      for (size_t r = 0; r < 2 * kBlocks; ++r)
+        minus_half_sums[2 * at + r] = -static_cast<int32_t>(sums[r]);
+      for (size_t b = 0; b < kBlocks; ++b)
+        minus_sums[at + b] = -static_cast<int32_t>(sums[2 * b] + sums[2 * b + 1]);
+    }
   }
 };
 
-// kBlocks blocks from `at` on. kFine: two planes, code = 128 * upper + lower, upper the nearest
+// The codes of kBlocks blocks from `at` on, whose scales stand in a; the inverses of these, and
+// whether all are finite. kFine: two planes, code = 128 * upper + lower, upper the nearest
 // multiple.
 template <class S, bool kFine, size_t kBlocks>
-inline void quantize_some(const Activations& a, size_t at) {
+[[gnu::always_inline]] inline void store_codes(const Activations& a, size_t at,
+                                               const float* inverse, bool all_finite) {
   const float* values = a.values + at * 32;
-  const BlockUnits<S> units = block_units<S, kBlocks>(values, kFine ? 16'256.0f : 127.0f);
   CodePlane<S, kBlocks> upper, lower;
   for (size_t r = 0; r < 2 * kBlocks; ++r) {
-    const float inverse = units.inverse[r / 2];
-    if constexpr (kFine) {
-      const auto code = rounded_codes<S>(S::load(values + r * 16), inverse);
-      upper.rows[r] = round_even<S>(S::mul(code, S::set1(0x1p-7f)));
-      lower.rows[r] = S::fma(upper.rows[r], S::set1(-128.0f), code);
+    const auto x = S::load(values + r * 16);
+    if constexpr (kSumsIntegers<S>) {
+      auto code = S::round_to_ints(S::mul(x, S::set1(inverse[r / 2])));
+      if (!all_finite && !(inverse[r / 2] > 0.0f)) [[unlikely]]
+        code = S::ints_set1(0);
+      if constexpr (kFine) {
+        upper.rows[r] = S::round_to_ints(S::mul(S::to_floats(code), S::set1(0x1p-7f)));
+        lower.rows[r] = S::sub_ints(code, S::template shift_left<7>(upper.rows[r]));
+      } else {
+        upper.rows[r] = code;
+      }
     } else {
-      upper.rows[r] = rounded_codes<S>(S::load(values + r * 16), inverse);
+      const auto code = rounded_codes<S>(x, inverse[r / 2]);
+      if constexpr (kFine) {
+        upper.rows[r] = round_even<S>(S::mul(code, S::set1(0x1p-7f)));
+        lower.rows[r] = S::fma(upper.rows[r], S::set1(-128.0f), code);
+      } else {
+        upper.rows[r] = code;
+      }
     }
   }
   upper.store(at, a.codes, a.minus_half_sums, a.minus_sums);
   if constexpr (kFine) lower.store(at, a.low_codes, a.low_minus_half_sums, a.low_minus_sums);
+  float scaled_sums[kBlocks];
   for (size_t b = 0; b < kBlocks; ++b) {
     const int32_t minus_sum =
         kFine ? 128 * a.minus_sums[at + b] + a.low_minus_sums[at + b] : a.minus_sums[at + b];
-    a.scales[at + b] = units.d[b];
-    a.scaled_sums[at + b] = units.d[b] * static_cast<float>(-minus_sum);
+    scaled_sums[b] = a.scales[at + b] * static_cast<float>(-minus_sum);
   }
+  __builtin_memcpy(a.scaled_sums + at, scaled_sums, sizeof scaled_sums);
 }
 
-// Eight blocks have 16 sums, which are found together.
+// fn.operator()<kBlocks>(first) for pieces of n blocks. Eight have 16 half sums, which are found
+// together.
+template <class Fn>
+[[gnu::always_inline]] inline void in_pieces(size_t n, const Fn& fn) {
+  size_t at = 0;
+  for (; at + 8 <= n; at += 8) fn.template operator()<8>(at);
+  for (; at + 4 <= n; at += 4) fn.template operator()<4>(at);
+  for (; at + 2 <= n; at += 2) fn.template operator()<2>(at);
+  if (at < n) fn.template operator()<1>(at);
+}
+
+// In two passes, since the way from a block's inputs to the inverse of its unit is long.
 template <class S, bool kFine>
 inline void quantize_range(const Activations& a, size_t at, size_t n) {
+  constexpr size_t kMost = 64;
   const size_t end = at + n;
-  for (; at + 8 <= end; at += 8) quantize_some<S, kFine, 8>(a, at);
-  for (; at + 4 <= end; at += 4) quantize_some<S, kFine, 4>(a, at);
-  for (; at + 2 <= end; at += 2) quantize_some<S, kFine, 2>(a, at);
-  if (at < end) quantize_some<S, kFine, 1>(a, at);
+  for (; at < end; at += kMost) {
+    const size_t few = end - at < kMost ? end - at : kMost;
+    alignas(64) float inverse[kMost + 16];
+    auto highest = S::set1(0.0f);
+    in_pieces(
+        few, [&]<size_t kBlocks>(size_t b) __attribute__((always_inline)) {
+          const auto units =
+              block_units<S, kBlocks>(a.values + (at + b) * 32, kFine ? 16'256.0f : 127.0f);
+          store_first<S, kBlocks>(a.scales + at + b, units.d);
+          S::store(inverse + b, units.inverse);
+          highest = S::as_floats(S::max_ints(S::as_ints(highest), S::as_ints(units.highest)));
+        });
+    const bool all_finite = S::max_lane(S::as_ints(highest)) < 0x7f800000;
+    in_pieces(
+        few, [&]<size_t kBlocks>(size_t b) __attribute__((always_inline)) {
+          store_codes<S, kFine, kBlocks>(a, at + b, inverse + b, all_finite);
+        });
+  }
 }
 
 template <class S>

@@ -16,22 +16,39 @@ inline constexpr size_t kPrefetchBytes = 8192;
 // lines. (Float weights are fetched into the first one always.)
 enum class Fetch { kNone, kFirstLevel, kSecondLevel };
 
-// Fetches a stretch of memory at an even pace. (Functions that more than one instruction set could
-// emit name theirs, see quant/panel.h.)
-template <class S, Fetch kFetch>
-struct Prefetcher {
-  const std::byte* at;
-
-  explicit Prefetcher(const std::byte* panel) : at(panel + kPrefetchBytes) {}
+// Fetches kPanels panels that lie one after the other, each at an even pace, and then the next as
+// many. (Functions that more than one instruction set could emit name theirs, see quant/panel.h.)
+template <class S, Fetch kFetch, size_t kPanels = 1>
+class Prefetcher {
+ public:
+  [[gnu::always_inline]] Prefetcher(const std::byte* panel, size_t panel_bytes)
+      : panel_bytes_(panel_bytes) {
+    constexpr size_t kMost = kPanels * kPrefetchBytes;
+    const size_t distance = kPanels == 1 || kMost < panel_bytes ? kMost : panel_bytes;
+    at_ = panel + distance;
+    next_ = panel + panel_bytes;
+  }
   // A line now and then twice, but n_bytes is constant and so no branch is left: that of a loop
   // over whole lines goes wrong again and again where a block is not of whole lines, as in Q8_0.
   [[gnu::always_inline]] void advance(size_t n_bytes) {
     if constexpr (kFetch != Fetch::kNone) {
       constexpr int kLocality = kFetch == Fetch::kFirstLevel ? 3 : 2;
-      for (size_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(at + i, 0, kLocality);
-      at += n_bytes;
+      if constexpr (kPanels > 1)
+        if (at_ >= next_) {
+          at_ += (kPanels - 1) * panel_bytes_;
+          next_ = at_ + panel_bytes_;
+        }
+      for (size_t p = 0; p < kPanels; ++p)
+        for (size_t i = 0; i < n_bytes; i += 64)
+          __builtin_prefetch(at_ + p * panel_bytes_ + i, 0, kLocality);
+      at_ += n_bytes;
     }
   }
+
+ private:
+  const std::byte* at_;  // of the first panel
+  const std::byte* next_;
+  size_t panel_bytes_;
 };
 
 // The first n rows of a strip.

@@ -209,6 +209,14 @@ void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = fa
             << want;
       }
     }
+    // From the second panel on: others stand first and last.
+    std::vector<float> rest(n_tokens * kRows, -1.0f);
+    isa.matmul(w.matrix, 1, w.matrix.n_panels() - 1, a, n_tokens, rest.data(), kRows);
+    for (size_t i = 0; i < rest.size(); ++i)
+      ASSERT_EQ(std::bit_cast<uint32_t>(rest[i]),
+                std::bit_cast<uint32_t>(i % kRows < 16 ? -1.0f : out[i]))
+          << isa.name << " type " << static_cast<int>(F::kType) << " token " << i / kRows << " of "
+          << n_tokens << " row " << i % kRows;
   }
 }
 
