@@ -496,10 +496,11 @@ inline void attend(const AttentionTile& tile, const Open& open) {
     for (size_t i = 0; i < 2; ++i) {
       const int64_t page = 2 * index + static_cast<int64_t>(i);
       if (page * kPage < end && (page + 1) * kPage > begin) open(piece, i, tile.pages[page]);
-      const int64_t next =
-          index + 1 < last && (page + 2) * kPage < end ? page + 2 : (end - 1) / kPage;
-      piece.next_keys[i] = tile.pages[next] + tile.k_offset;
-      piece.next_values[i] = tile.pages[next] + tile.v_offset;
+      const bool goes_on = index + 1 < last;
+      const int64_t next = goes_on && (page + 2) * kPage < end ? page + 2 : (end - 1) / kPage;
+      piece.next_keys[i] =
+          !goes_on && tile.after[i] != nullptr ? tile.after[i] : tile.pages[next] + tile.k_offset;
+      piece.next_values[i] = piece.next_keys[i] + (tile.v_offset - tile.k_offset);
     }
     attend_piece<S>(tile, piece, state);
   }

@@ -76,6 +76,7 @@ const Kernels& avx512_amx_table() {
     own.matmul = kMatmulAvx512Amx;
     own.coarse_maxima = kCoarseMaximaAvx512Amx;
     own.attention = kAttentionAvx512Amx;
+    own.least_part_tokens = SIZE_MAX;  // weights are unpacked for as many tokens as there are
   });
   return table;
 }

@@ -43,6 +43,23 @@ struct Activations {
   int32_t* low_minus_sums = nullptr;
 };
 
+// The inputs of tokens from `token` on.
+[[gnu::always_inline]] inline Activations tokens_from(Activations a, size_t token) {
+  const size_t codes = token * a.n_columns, blocks = codes / 32;
+  a.values += codes;
+  a.codes += codes;
+  a.scales += blocks;
+  a.scaled_sums += blocks;
+  a.minus_half_sums += 2 * blocks;
+  a.minus_sums += blocks;
+  if (a.low_codes != nullptr) {
+    a.low_codes += codes;
+    a.low_minus_half_sums += 2 * blocks;
+    a.low_minus_sums += blocks;
+  }
+  return a;
+}
+
 enum class Rope : uint8_t {
   kAdjacent,
   kHalves
@@ -78,6 +95,9 @@ struct AttentionTile {
   const std::byte* const* pages = nullptr;
   size_t k_offset = 0;  // of this layer's and head's keys in a page
   size_t v_offset = 0;  // and values
+  // Keys of two pages that are fetched while the last piece is computed, their values as far behind
+  // them as v_offset is behind k_offset; null: none.
+  const std::byte* after[2] = {};
   size_t head_dim = 0;
   float scale = 1;    // of the dot products
   float softcap = 0;  // 0: none, else cap * tanh(score / cap)
@@ -93,6 +113,9 @@ struct AttentionTile {
 
 struct Kernels {
   const char* name;
+  // With as many tokens products are as fast when each thread computes some of them with all
+  // weights as when threads share the weights.
+  size_t least_part_tokens;
 
   // Quantises tokens [first, first + n) of a.values: d = amax / 127, code = rne(x * (127 / amax));
   // d = 0 below 2^-100, NaN if an input is not finite.

@@ -352,23 +352,6 @@ template <class S>
   return rest < kLeastTileTokens ? n_tokens - rest : n_tokens;
 }
 
-// The inputs of tokens from `token` on.
-[[gnu::always_inline]] inline Activations tokens_from(Activations a, size_t token) {
-  const size_t codes = token * a.n_columns, blocks = codes / quant::kBlockColumns;
-  a.values += codes;
-  a.codes += codes;
-  a.scales += blocks;
-  a.scaled_sums += blocks;
-  a.minus_half_sums += 2 * blocks;
-  a.minus_sums += blocks;
-  if (a.low_codes != nullptr) {
-    a.low_codes += codes;
-    a.low_minus_half_sums += 2 * blocks;
-    a.low_minus_sums += blocks;
-  }
-  return a;
-}
-
 // matmul(), with float weights and few tokens as in any set.
 template <class S>
 void matmul_amx(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,

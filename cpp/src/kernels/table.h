@@ -16,6 +16,7 @@ namespace smallmind::kernel {
 template <class S>
 constexpr Kernels make_table(const char* name) {
   return {name,
+          32,
           quantize<S>,
           quantize_fine<S>,
           quantize_blocks<S>,

@@ -76,9 +76,28 @@ float* parts_of(const Step& step, TokenParts parts, size_t head) {
          (parts.first + head * parts.n_parts) * part_floats(step.config.head_dim);
 }
 
-void attend(const Step& step, size_t i_layer, const AttentionPlan& plan, const AttentionItem& item,
-            size_t kv_head) {
+// Sets what is fetched towards the end of a tile: where an item begins.
+void fetch_after(const Step& step, size_t i_layer, const AttentionItem& item, size_t kv_head,
+                 AttentionTile& tile) {
+  const auto group = static_cast<size_t>(step.kv.layers[i_layer].group);
+  const StepToken& token = step.ws.tokens[item.first_token];
+  const AttentionShape shape = attention_shape(step, step.kv.layers[i_layer].group);
+  const int64_t first = item.in_parts
+                            ? item.first_piece
+                            : shape.first_key(token.position) / static_cast<int64_t>(kPieceKeys);
+  for (int64_t i = 0; i < 2; ++i) {
+    const int64_t page = std::min<int64_t>(2 * first + i, token.position / kPageTokens);
+    tile.after[i] = token.pages[group][page] + step.kv.keys_offset(i_layer, kv_head);
+  }
+}
+
+// An item of one kv head; the one that follows, if any, is fetched meanwhile.
+void attend(const Step& step, size_t i_layer, std::span<const AttentionItem> items, size_t i_item) {
   const Config& c = step.config;
+  const AttentionPlan& plan =
+      step.ws.attention_plans[static_cast<size_t>(step.kv.layers[i_layer].group)];
+  const AttentionItem& item = items[i_item % items.size()];
+  const size_t kv_head = i_item / items.size(), next = i_item + 1;
   const size_t shared = c.n_heads / c.n_kv_heads, d = c.head_dim;
   const AttentionShape shape = attention_shape(step, step.kv.layers[i_layer].group);
   AttentionTile tile = tile_of(step, i_layer, kv_head, item.first_token);
@@ -97,6 +116,8 @@ void attend(const Step& step, size_t i_layer, const AttentionPlan& plan, const A
     tile.begin[tile.n_queries] = begin;
     tile.end[tile.n_queries] = position + 1;
     if (++tile.n_queries == kMaxTileQueries || i + 1 == item.n_tokens * shared) {
+      if (i + 1 == item.n_tokens * shared && next < items.size() * c.n_kv_heads)
+        fetch_after(step, i_layer, items[next % items.size()], next / items.size(), tile);
       kernels().attention(tile);
       tile.n_queries = 0;
     }
@@ -124,11 +145,11 @@ void attention(const Step& step, size_t i_layer) {
   const Config& c = step.config;
   const auto group = static_cast<size_t>(step.kv.layers[i_layer].group);
   const AttentionPlan& plan = step.ws.attention_plans[group];
-  const std::span<const AttentionItem> items = plan.items();
   // Head by head: threads that are at the same head's keys find them in the shared cache.
-  step.gang.for_each(items.size() * c.n_kv_heads, [&](size_t i, int) {
-    attend(step, i_layer, plan, items[i % items.size()], i / items.size());
-  });
+  WorkerShares shares(step.gang.n_threads(),
+                      [&](size_t worker) { return plan.items_of(worker).size() * c.n_kv_heads; });
+  shares.for_each(step.gang,
+                  [&](size_t owner, size_t i) { attend(step, i_layer, plan.items_of(owner), i); });
   if (plan.has_parts() || !gives_whole_blocks(c))
     for_each_token(step, [&](size_t t) { finish_token(step, plan.parts(t), t); });
 }

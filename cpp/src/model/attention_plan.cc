@@ -47,6 +47,7 @@ size_t find_limit(std::span<const SequenceSlice> slices, const AttentionShape& s
 AttentionPlan::AttentionPlan(size_t max_tokens, int max_threads) : parts_(max_tokens) {
   // Every token alone, and those more that cutting the dearest ones gives.
   items_.reserve(max_tokens + 2 * kItemsOfAThread * static_cast<size_t>(max_threads));
+  ends_.reserve(static_cast<size_t>(max_threads) + 1);
 }
 
 void AttentionPlan::make(std::span<const SequenceSlice> slices, const AttentionShape& shape) {
@@ -58,11 +59,25 @@ void AttentionPlan::make(std::span<const SequenceSlice> slices, const AttentionS
     add_slice({first, slice.ids.size(), last_position(slice)}, shape, limit);
     first += slice.ids.size();
   }
-  std::sort(items_.begin(), items_.end(), [](const AttentionItem& a, const AttentionItem& b) {
+  share(first, static_cast<size_t>(shape.n_threads));
+}
+
+// As blocks.h shares tokens.
+void AttentionPlan::share(size_t n_tokens, size_t n_workers) {
+  const auto owner_of = [&](const AttentionItem& item) {
+    return ((item.first_token + 1) * n_workers - 1) / n_tokens;
+  };
+  std::sort(items_.begin(), items_.end(), [&](const AttentionItem& a, const AttentionItem& b) {
+    if (owner_of(a) != owner_of(b)) return owner_of(a) < owner_of(b);
     if (a.cost != b.cost) return a.cost > b.cost;
     if (a.first_token != b.first_token) return a.first_token < b.first_token;
     return a.first_piece < b.first_piece;
   });
+  ends_.assign(1, 0);
+  for (size_t worker = 0, end = 0; worker < n_workers; ++worker) {
+    while (end < items_.size() && owner_of(items_[end]) == worker) ++end;
+    ends_.push_back(end);
+  }
 }
 
 // Tiles as large as the kernel takes, or smaller where one would cost more than the limit.

@@ -48,7 +48,11 @@ class AttentionPlan {
   AttentionPlan(size_t max_tokens, int max_threads);
   // REQUIRES: at most max_tokens tokens and max_threads threads.
   void make(std::span<const SequenceSlice> slices, const AttentionShape& shape);
-  std::span<const AttentionItem> items() const { return items_; }  // most work first
+  std::span<const AttentionItem> items() const { return items_; }
+  // Those whose first token is among a thread's, most work first. REQUIRES: worker < n_threads.
+  std::span<const AttentionItem> items_of(size_t worker) const {
+    return items().subspan(ends_[worker], ends_[worker + 1] - ends_[worker]);
+  }
   TokenParts parts(size_t token) const { return parts_[token]; }
   bool has_parts() const { return n_parts_ > 0; }
 
@@ -61,8 +65,10 @@ class AttentionPlan {
   };
   void add_slice(Run slice, const AttentionShape& shape, size_t limit);
   void add_tile(Run tile, const AttentionShape& shape, size_t limit);
+  void share(size_t n_tokens, size_t n_workers);
 
   std::vector<AttentionItem> items_;
+  std::vector<size_t> ends_;       // of the items before each thread's, then of all
   std::vector<TokenParts> parts_;  // by token
   size_t n_parts_ = 0;
 };

@@ -19,8 +19,18 @@ struct Product {
   float* out;
 };
 
+// Some panels of a product, for the tokens of a step.
+void multiply(const Step& step, const Product& p, size_t first, size_t n) {
+  kernels().matmul(*p.weights, first, n, tokens_from(*p.inputs, step.first_token), step.n_tokens(),
+                   p.out + step.first_token * p.weights->n_rows, p.weights->n_rows);
+}
+
 // Runs products of equally many columns as one region.
 void run_products(const Step& step, std::initializer_list<Product> products) {
+  if (step.is_part()) {
+    for (const Product& p : products) multiply(step, p, 0, p.weights->n_panels());
+    return;
+  }
   size_t n_panels = 0;
   for (const Product& p : products) n_panels += p.weights->n_panels();
   PanelShares shares(n_panels, products.begin()->weights->n_columns, step.n_tokens(),
@@ -30,13 +40,14 @@ void run_products(const Step& step, std::initializer_list<Product> products) {
     for (const Product& p : products) {
       const size_t end = begin + p.weights->n_panels();
       const size_t first = std::max(piece, begin), last = std::min(piece + n, end);
-      if (first < last)
-        kernels().matmul(*p.weights, first - begin, last - first, *p.inputs, step.n_tokens(), p.out,
-                         p.weights->n_rows);
+      if (first < last) multiply(step, p, first - begin, last - first);
       begin = end;
     }
   });
 }
+
+// Of gate and up before they are multiplied: their rows stay in the first two caches.
+constexpr size_t kPanelsAtOnce = 8;
 
 void fill_rope(RopeTable& table, size_t token, int64_t position) {
   const size_t n = table.frequencies.size();
@@ -196,20 +207,28 @@ void project_out(const Step& step, const LayerWeights& layer) {
 void feed_forward(const Step& step, const LayerWeights& layer) {
   const Config& c = step.config;
   DecoderWorkspace& ws = step.ws;
-  const size_t n_tokens = step.n_tokens();
-  PanelShares shares(layer.gate.n_panels(), 2 * c.n_embd, n_tokens, step.gang.n_threads());
+  const Activations& inputs = ws.normed.view();
   const Activations& gate = ws.gate.view();
   const bool quantised = quant::has_codes(layer.down.type);
-  shares.for_each(step.gang, [&](size_t first, size_t n) {
+  const auto gate_panels = [&](size_t first, size_t n) {
     const size_t row = first * 16, n_rows = std::min(n * 16, c.n_ff - row);
-    kernels().matmul(layer.gate, first, n, ws.normed.view(), n_tokens, gate.values, c.n_ff);
-    kernels().matmul(layer.up, first, n, ws.normed.view(), n_tokens, ws.up.data(), c.n_ff);
-    for (size_t t = 0; t < n_tokens; ++t) {
+    multiply(step, {&layer.gate, &inputs, gate.values}, first, n);
+    multiply(step, {&layer.up, &inputs, ws.up.data()}, first, n);
+    const size_t end = step.first_token + step.n_tokens();
+    for (size_t t = step.first_token; t < end; ++t) {
       kernels().gated(c.activation, gate.values + t * c.n_ff + row, ws.up.data() + t * c.n_ff + row,
                       n_rows);
       if (quantised) kernels().quantize_blocks(gate, t, row / 32, n_rows / 32);
     }
-  });
+  };
+  const size_t n_panels = layer.gate.n_panels();
+  if (step.is_part()) {
+    for (size_t first = 0; first < n_panels; first += kPanelsAtOnce)
+      gate_panels(first, std::min(kPanelsAtOnce, n_panels - first));
+  } else {
+    PanelShares shares(n_panels, 2 * c.n_embd, step.n_tokens(), step.gang.n_threads());
+    shares.for_each(step.gang, gate_panels);
+  }
   run_products(step, {{&layer.down, &gate, ws.projected.data()}});
 }
 

@@ -1,5 +1,6 @@
 // The pieces that decoder graphs are made of. Each piece computes all tokens of a step; with more
-// than a few tokens it shares the work with the gang.
+// than a few tokens it shares the work with the gang. Or it computes a part of the tokens, by one
+// thread alone: see in_parts.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "model/kv_layout.h"
 #include "model/model.h"
 #include "model/weights.h"
+#include "model/worker_shares.h"
 
 namespace smallmind {
 
@@ -106,7 +108,12 @@ struct Step {
   const KvLayout& kv;
   DecoderWorkspace& ws;
   Gang& gang;
-  size_t n_tokens() const { return ws.tokens.size(); }
+  // Of a part of the tokens, which one thread computes; 0: all of them.
+  size_t first_token = 0;
+  size_t n_of_part = 0;
+
+  bool is_part() const { return n_of_part > 0; }
+  size_t n_tokens() const { return is_part() ? n_of_part : ws.tokens.size(); }
 };
 
 // Of the layers of a page group.
@@ -116,19 +123,53 @@ AttentionShape attention_shape(const Step& step, PageGroup group);
 // more.
 inline constexpr size_t kInlineTokens = 4;
 
+struct TokenRange {
+  size_t begin;
+  size_t end;
+  size_t size() const { return end - begin; }
+};
+
+// The tokens whose rows a thread of the gang computes, if it comes in time: the same in all
+// regions of a step.
+inline TokenRange tokens_of(const Step& step, size_t worker) {
+  const size_t n = step.n_tokens(), n_workers = static_cast<size_t>(step.gang.n_threads());
+  return {n * worker / n_workers, n * (worker + 1) / n_workers};
+}
+
 // fn(token) for every token of the step. Neighbours go to one thread, up to a page of them: what
 // they write lies in the same lines.
 template <class Fn>
 void for_each_token(const Step& step, const Fn& fn) {
-  const size_t n = step.n_tokens();
-  if (n <= kInlineTokens) {
-    for (size_t t = 0; t < n; ++t) fn(t);
+  const size_t first = step.first_token, end = first + step.n_tokens(), n = end - first;
+  if (step.is_part() || n <= kInlineTokens) {
+    for (size_t t = first; t < end; ++t) fn(t);
     return;
   }
   const size_t fair = n / (2 * static_cast<size_t>(step.gang.n_threads()));
   const size_t few = std::clamp(fair, kInlineTokens, size_t{kPageTokens});
-  step.gang.for_each((n + few - 1) / few, [&](size_t item, int) {
-    for (size_t t = item * few; t < std::min(n, (item + 1) * few); ++t) fn(t);
+  WorkerShares shares(step.gang.n_threads(), [&](size_t worker) {
+    return (tokens_of(step, worker).size() + few - 1) / few;
+  });
+  shares.for_each(step.gang, [&](size_t owner, size_t item) {
+    const TokenRange own = tokens_of(step, owner);
+    const size_t begin = own.begin + item * few;
+    for (size_t t = begin; t < std::min(own.end, begin + few); ++t) fn(t);
+  });
+}
+
+// fn(part) for each of as many parts of the step's tokens as there are threads, by a thread each;
+// fn(step) where parts would be small. A part reads all weights, but its activations pass from
+// block to block within one thread's caches, and nobody waits in between.
+template <class Fn>
+void in_parts(const Step& step, const Fn& fn) {
+  const auto n_parts = static_cast<size_t>(step.gang.n_threads());
+  if (n_parts == 1 || step.n_tokens() / n_parts < kernels().least_part_tokens) return fn(step);
+  WorkerShares shares(step.gang.n_threads(), [](size_t) { return 1; });
+  shares.for_each(step.gang, [&](size_t owner, size_t) {
+    Step part = step;
+    part.first_token = tokens_of(step, owner).begin;
+    part.n_of_part = tokens_of(step, owner).size();
+    fn(part);
   });
 }
 

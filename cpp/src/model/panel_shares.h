@@ -31,9 +31,9 @@ class PanelShares {
   // end of a range.
   template <class Fn>
   void for_each(Gang& gang, const Fn& fn) {
-    gang.for_each(n_ranges_, [&](size_t own, int) {
+    gang.for_each(n_ranges_, [&](size_t, int worker) {
       for (size_t i = 0; i < n_ranges_; ++i) {
-        Range& range = ranges_[(own + i) % n_ranges_];
+        Range& range = ranges_[(static_cast<size_t>(worker) + i) % n_ranges_];
         for (Piece piece; (piece = take(range)).n > 0;) fn(piece.first, piece.n);
       }
     });

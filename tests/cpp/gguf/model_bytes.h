@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gguf/gguf_bytes.h"
+#include "gguf/layout.h"
 
 namespace smallmind::gguf {
 
@@ -17,7 +18,9 @@ inline constexpr uint64_t kVocab = 6;
 
 class ModelBytes {
  public:
-  explicit ModelBytes(std::string architecture, uint32_t context_length = 64, uint32_t n_layers = 1)
+  // matrices: the type of the layers' matrices.
+  explicit ModelBytes(std::string architecture, uint32_t context_length = 64, uint32_t n_layers = 1,
+                      TensorType matrices = TensorType::kF32)
       : architecture_(std::move(architecture)),
         context_length_(context_length),
         n_layers_(n_layers) {
@@ -27,11 +30,10 @@ class ModelBytes {
     add_tensor("token_embd.weight", {kEmbd, kVocab});
     add_tensor("output_norm.weight", {kEmbd});
     for (const char* norm : {"attn_norm", "ffn_norm"}) add_layer_tensor(norm, {kEmbd});
-    for (const char* name : {"attn_q", "attn_output"}) add_layer_tensor(name, {kEmbd, kEmbd});
-    for (const char* name : {"attn_k", "attn_v"}) add_layer_tensor(name, {kEmbd, kHeadDim});
-    for (const char* name : {"ffn_gate", "ffn_up", "ffn_down"}) {
-      add_layer_tensor(name, {kEmbd, kEmbd});
-    }
+    for (const char* name : {"attn_q", "attn_output", "ffn_gate", "ffn_up", "ffn_down"})
+      add_layer_tensor(name, {kEmbd, kEmbd}, matrices);
+    for (const char* name : {"attn_k", "attn_v"})
+      add_layer_tensor(name, {kEmbd, kHeadDim}, matrices);
     if (is_gemma) {
       for (const char* norm : {"attn_q_norm", "attn_k_norm"}) add_layer_tensor(norm, {kHeadDim});
       for (const char* norm : {"post_attention_norm", "post_ffw_norm"}) {
@@ -79,14 +81,19 @@ class ModelBytes {
     add(u32_entry("tokenizer.ggml.eos_token_id", 2));
     add(u32_entry("tokenizer.ggml.unknown_token_id", 0));
   }
-  void add_layer_tensor(const std::string& name, const std::vector<uint64_t>& dims) {
+  void add_layer_tensor(const std::string& name, const std::vector<uint64_t>& dims,
+                        TensorType type = TensorType::kF32) {
     for (uint32_t i = 0; i < n_layers_; ++i)
-      add_tensor("blk." + std::to_string(i) + "." + name + ".weight", dims);
+      add_tensor("blk." + std::to_string(i) + "." + name + ".weight", dims, type);
   }
-  void add_tensor(const std::string& name, const std::vector<uint64_t>& dims) {
-    uint64_t n_bytes = sizeof(float);
+  void add_tensor(const std::string& name, const std::vector<uint64_t>& dims,
+                  TensorType type = TensorType::kF32) {
+    const auto id = static_cast<uint32_t>(type);
+    const TensorTypeTraits traits = tensor_type_traits(id).value();
+    uint64_t n_bytes = traits.block_bytes;
     for (const uint64_t extent : dims) n_bytes *= extent;
-    tensors_ += tensor(name, dims, 0, data_bytes_);
+    n_bytes /= traits.block_elements;
+    tensors_ += tensor(name, dims, id, data_bytes_);
     data_bytes_ += (n_bytes + 31) / 32 * 32;
     ++n_tensors_;
   }

@@ -49,6 +49,16 @@ class AttentionPlanTest : public testing::Test {
     }
     for (const auto& pieces : seen)
       for (const int n : pieces) ASSERT_EQ(n, 1);
+    size_t n_shared = 0;
+    const auto n_workers = static_cast<size_t>(shape_.n_threads);
+    for (size_t worker = 0; worker < n_workers; ++worker) {
+      for (const AttentionItem& item : plan_.items_of(worker)) {
+        EXPECT_GE(item.first_token, positions_.size() * worker / n_workers);
+        EXPECT_LT(item.first_token, positions_.size() * (worker + 1) / n_workers);
+        ++n_shared;
+      }
+    }
+    EXPECT_EQ(n_shared, plan_.items().size());
   }
   int64_t n_pieces(int64_t position) const {
     return position / 64 - shape_.first_key(position) / 64 + 1;

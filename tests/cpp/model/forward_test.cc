@@ -7,6 +7,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/gang.h"
@@ -18,18 +19,41 @@ namespace {
 
 constexpr int64_t kWindow = 8;  // of gguf::ModelBytes' gemma3
 
-std::unique_ptr<const Model> random_model(const char* architecture, uint32_t n_layers,
-                                          CacheType cache_type = CacheType::kBf16) {
-  const gguf::ModelBytes model(architecture, 4'096, n_layers);
-  std::string bytes = model.all();
-  std::mt19937 rng(n_layers);
+void fill_with_floats(std::span<char> tensor, std::mt19937& rng) {
   std::normal_distribution<float> draw(0.0f, 0.4f);
-  for (size_t at = (model.header_bytes() + 31) / 32 * 32; at + 4 <= bytes.size(); at += 4) {
+  for (size_t at = 0; at < tensor.size(); at += 4) {
     const float x = draw(rng);
-    std::memcpy(bytes.data() + at, &x, 4);
+    std::memcpy(tensor.data() + at, &x, 4);
   }
+}
+
+// Blocks of random codes whose scale, and the offset behind it if they have one, are as given; both
+// are binary16.
+void fill_with_blocks(std::span<char> tensor, size_t block_bytes, std::span<const uint16_t> halves,
+                      std::mt19937& rng) {
+  for (char& byte : tensor) byte = static_cast<char>(rng());
+  for (size_t at = 0; at < tensor.size(); at += block_bytes)
+    std::memcpy(tensor.data() + at, halves.data(), halves.size_bytes());
+}
+
+std::unique_ptr<const Model> random_model(const char* architecture, uint32_t n_layers,
+                                          CacheType cache_type = CacheType::kBf16,
+                                          gguf::TensorType matrices = gguf::TensorType::kF32) {
+  std::string bytes = gguf::ModelBytes(architecture, 4'096, n_layers, matrices).all();
   const auto source = memory_source(std::as_bytes(std::span(bytes)));
   const gguf::Header header = gguf::parse(*source);
+  std::mt19937 rng(n_layers);
+  constexpr uint16_t kScale[] = {0x1c00};                   // 2^-8
+  constexpr uint16_t kScaleAndOffset[] = {0x2800, 0xb380};  // 2^-5, -7.5 of them
+  for (const gguf::TensorInfo& tensor : header.tensors) {
+    const std::span<char> data = std::span(bytes).subspan(tensor.offset, tensor.n_bytes);
+    if (tensor.type == gguf::TensorType::kF32)
+      fill_with_floats(data, rng);
+    else if (tensor.type == gguf::TensorType::kQ8_0)
+      fill_with_blocks(data, 34, kScale, rng);
+    else
+      fill_with_blocks(data, 20, kScaleAndOffset, rng);
+  }
   Gang gang(1);
   return load_model(header, *source, cache_type, gang, {});
 }
@@ -70,8 +94,11 @@ class Pages {
   std::vector<std::byte*> full_, window_;
 };
 
-class ForwardTest : public testing::TestWithParam<const char*> {
+class ForwardTest : public testing::TestWithParam<std::tuple<const char*, gguf::TensorType>> {
  protected:
+  static std::unique_ptr<const Model> seven_layers() {  // gemma3's sixth sees everything
+    return random_model(std::get<0>(GetParam()), 7, CacheType::kBf16, std::get<1>(GetParam()));
+  }
   // Logits of every position, computed in chunks.
   std::vector<float> run(const Model& model, int n_threads, int64_t chunk, bool drops) const {
     Gang gang(n_threads);
@@ -101,15 +128,20 @@ class ForwardTest : public testing::TestWithParam<const char*> {
   const std::vector<int32_t> ids_ = make_ids();
 };
 
-INSTANTIATE_TEST_SUITE_P(Families, ForwardTest, testing::Values("llama", "gemma3"));
+INSTANTIATE_TEST_SUITE_P(Families, ForwardTest,
+                         testing::Combine(testing::Values("llama", "gemma3"),
+                                          testing::Values(gguf::TensorType::kF32,
+                                                          gguf::TensorType::kQ8_0,
+                                                          gguf::TensorType::kQ4_1)));
 
 TEST_P(ForwardTest, GivesTheSameBitsInAnyChunksOnAnyThreads) {
-  const auto model = random_model(GetParam(), 7);  // gemma3's sixth sees everything
+  const auto model = seven_layers();
   const auto whole = run(*model, 1, 256, false);
   for (const float x : whole) ASSERT_TRUE(std::isfinite(x));
   EXPECT_NE(0, std::memcmp(whole.data(), whole.data() + model->n_vocab() * 2,
                            static_cast<size_t>(model->n_vocab()) * 4));
-  for (const auto& [n_threads, chunk] : {std::pair{1, 1}, {2, 1}, {3, 1}, {2, 48}, {3, 131}}) {
+  for (const auto& [n_threads, chunk] :
+       {std::pair{1, 1}, {2, 1}, {3, 1}, {2, 48}, {3, 131}, {2, 256}}) {
     EXPECT_EQ(0, std::memcmp(whole.data(), run(*model, n_threads, chunk, true).data(),
                              whole.size() * sizeof(float)))
         << n_threads << " threads, chunks of " << chunk;
@@ -123,7 +155,7 @@ TEST_P(ForwardTest, AsksTheWatchBetweenLayersAndLeavesThePositionsAsTheyWere) {
     explicit Watch(int n) : n_left(n) {}
     bool is_wanted() noexcept override { return ++n_asked <= n_left; }
   };
-  const auto model = random_model(GetParam(), 7);
+  const auto model = seven_layers();
   const auto want = run(*model, 1, 256, false);
   Gang gang(2);
   const auto workspace = model->make_workspace();

@@ -24,13 +24,17 @@ void bind_weights(const Config& c, WeightBinder& binder, Weights& w) {
 
 void run_layer(const Step& step, size_t i) {
   const LayerWeights& layer = step.weights.layers[i];
-  project_qkv(step, layer);
-  rotate_and_store(step, layer, i);
+  in_parts(step, [&](const Step& part) {
+    project_qkv(part, layer);
+    rotate_and_store(part, layer, i);
+  });
   attention(step, i);
-  project_out(step, layer);
-  add_and_norm(step, kNoNorm, ffn_norm(layer));
-  feed_forward(step, layer);
-  add_and_norm(step, kNoNorm, attention_norm(step, i + 1));
+  in_parts(step, [&](const Step& part) {
+    project_out(part, layer);
+    add_and_norm(part, kNoNorm, ffn_norm(layer));
+    feed_forward(part, layer);
+    add_and_norm(part, kNoNorm, attention_norm(part, i + 1));
+  });
 }
 
 }  // namespace
