@@ -113,8 +113,8 @@ struct AttentionTile {
 
 struct Kernels {
   const char* name;
-  // With as many tokens products are as fast when each thread computes some of them with all
-  // weights as when threads share the weights.
+  // With as many tokens for each thread, products by tokens are as fast as products by panels,
+  // though each thread reads all weights then.
   size_t least_part_tokens;
 
   // Quantises tokens [first, first + n) of a.values: d = amax / 127, code = rne(x * (127 / amax));

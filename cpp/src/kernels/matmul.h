@@ -113,6 +113,15 @@ struct WeightBlock {
   }
 };
 
+// p + at, where there is a second plane.
+template <bool kFine>
+[[gnu::always_inline]] inline const int32_t* low_sums_at(const int32_t* p, size_t at) {
+  if constexpr (kFine)
+    return p + at;
+  else
+    return nullptr;
+}
+
 // acc + the product of a block with block `at` of the inputs.
 template <class S, class F, bool kFine>
 [[gnu::always_inline]] inline typename S::Row add_block(const WeightBlock<S, F>& w,
@@ -120,14 +129,15 @@ template <class S, class F, bool kFine>
                                                         typename S::Row acc) {
   const auto d = S::row_set1(a.scales[at]);
   if constexpr (F::kScalesPerBlock == 1) {
-    const auto c =
-        block_dot<S, F, kFine, 0, 8>(w.codes, a, at, a.minus_sums + at, a.low_minus_sums + at);
+    const auto c = block_dot<S, F, kFine, 0, 8>(w.codes, a, at, a.minus_sums + at,
+                                                low_sums_at<kFine>(a.low_minus_sums, at));
     acc = S::fma(c, S::mul(w.scale[0], d), acc);
   } else {
     const int32_t* sums = a.minus_half_sums + 2 * at;
-    const int32_t* low_sums = a.low_minus_half_sums + 2 * at;
-    const auto first = block_dot<S, F, kFine, 0, 4>(w.codes, a, at, sums, low_sums);
-    const auto second = block_dot<S, F, kFine, 4, 8>(w.codes, a, at, sums + 1, low_sums + 1);
+    const auto low_sums = [&](size_t i) { return low_sums_at<kFine>(a.low_minus_half_sums, i); };
+    const auto first = block_dot<S, F, kFine, 0, 4>(w.codes, a, at, sums, low_sums(2 * at));
+    const auto second =
+        block_dot<S, F, kFine, 4, 8>(w.codes, a, at, sums + 1, low_sums(2 * at + 1));
     acc = S::fma(first, S::mul(w.scale[0], d), acc);
     acc = S::fma(second, S::mul(w.scale[1], d), acc);
   }
@@ -182,12 +192,13 @@ template <class S, class F, bool kFine, size_t kPanels>
   } else {
     const auto d = S::row_set1(a.scales[at]);
     if constexpr (F::kScalesPerBlock == 1) {
-      add_part<S, F, kFine, 0>(w, a, at, a.minus_sums + at, a.low_minus_sums + at, d, acc);
+      add_part<S, F, kFine, 0>(w, a, at, a.minus_sums + at,
+                               low_sums_at<kFine>(a.low_minus_sums, at), d, acc);
     } else {
       const int32_t* sums = a.minus_half_sums + 2 * at;
-      const int32_t* low_sums = a.low_minus_half_sums + 2 * at;
-      add_part<S, F, kFine, 0>(w, a, at, sums, low_sums, d, acc);
-      add_part<S, F, kFine, 1>(w, a, at, sums + 1, low_sums + 1, d, acc);
+      const auto low_sums = [&](size_t i) { return low_sums_at<kFine>(a.low_minus_half_sums, i); };
+      add_part<S, F, kFine, 0>(w, a, at, sums, low_sums(2 * at), d, acc);
+      add_part<S, F, kFine, 1>(w, a, at, sums + 1, low_sums(2 * at + 1), d, acc);
     }
     if constexpr (F::kHasMin) {
       const auto sum = S::row_set1(a.scaled_sums[at]);
@@ -222,12 +233,13 @@ template <class S, size_t kTile>
   return kTile <= kSmallTile && kTile < S::kMaxTile ? kTile : n_tokens;
 }
 
-// fn.operator()<kTile, kFetch>(token, n) for all tokens, in as few tiles as may be and of nearly
-// equal size: n is kTile in a small one, at most kTile in others. One tile, which reads its weights
-// from memory, may be larger than those of more tokens, which find theirs in the caches. Two planes
-// of inputs, which few products have, know no small tiles but that of one token.
+// fn.operator()<kTile, kFetch>(token, n) for all tokens, in tiles of nearly equal size: n is kTile
+// in a small one, at most kTile in others. One tile, which reads its weights from memory, may have
+// S::kMaxTile tokens; those of more tokens, which find theirs in the caches, S::kTileOfMany. Two
+// planes of inputs, which few products have, know no small tiles but that of one token.
 template <class S, bool kFine, class Fn>
 [[gnu::always_inline]] inline void in_tiles(size_t n_tokens, const Fn& fn) {
+  static_assert(S::kTileOfMany <= S::kMaxTile);
   constexpr Fetch kFetchOfOne = S::kFetchesNear ? Fetch::kFirstLevel : Fetch::kSecondLevel;
   if (n_tokens == 1) return fn.template operator()<1, kFetchOfOne>(0, 1);
   if constexpr (!kFine && S::kMaxTile > kSmallTile) {
@@ -235,7 +247,7 @@ template <class S, bool kFine, class Fn>
     if (n_tokens == 3) return fn.template operator()<3, Fetch::kSecondLevel>(0, 3);
     if (n_tokens == 4) return fn.template operator()<4, Fetch::kSecondLevel>(0, 4);
   }
-  size_t n_tiles = n_tokens <= S::kMaxTile ? 1 : (n_tokens + S::kTile - 1) / S::kTile;
+  size_t n_tiles = n_tokens <= S::kMaxTile ? 1 : (n_tokens + S::kTileOfMany - 1) / S::kTileOfMany;
   for (size_t token = 0; n_tiles > 0; --n_tiles) {
     const size_t n = (n_tokens - token + n_tiles - 1) / n_tiles;
     if (token == 0)
@@ -265,6 +277,7 @@ template <class S, class Fn>
 template <class S, class F, bool kFine, size_t kPanels, size_t kTile, Fetch kFetch>
 void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token,
                 size_t n_tokens, float* out, size_t out_stride) {
+  static_assert(kPanels == 1 || S::kRows == quant::kPanelRows, "strips of whole panels");
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
   const size_t n = tile_size<S, kTile>(n_tokens);
   for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {

@@ -8,7 +8,7 @@ namespace smallmind::kernel {
 
 // Of some blocks of 32 inputs, one a lane: their highest magnitudes, the code's unit d and its
 // inverse for codes up to a limit; 0 and 0 for a block of nothing, NaN and 0 for one with an input
-// that is not finite. Behind the last block the same as of others.
+// that is not finite. Lanes behind the last block: as of one of these, or of a block of nothing.
 template <class S>
 struct BlockUnits {
   typename S::Vec highest;

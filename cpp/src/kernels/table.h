@@ -13,30 +13,16 @@
 
 namespace smallmind::kernel {
 
+// Measured with AVX-512 on a Zen 5; other sets compute longer for each weight that they read.
+inline constexpr size_t kLeastPartTokens = 32;
+
 template <class S>
 constexpr Kernels make_table(const char* name) {
-  return {name,
-          32,
-          quantize<S>,
-          quantize_fine<S>,
-          quantize_blocks<S>,
-          matmul<S>,
-          coarse_maxima<S>,
-          rms_norm<S>,
-          gated<S>,
-          add<S>,
-          scale<S>,
-          softcap<S>,
-          rope<S>,
-          round_bf16_row<S>,
-          store_kv<S>,
-          attention<S>,
-          fold_parts<S>,
-          all_finite<S>,
-          highest<S>,
-          sum_of_exponentials<S>,
-          maxima<S>,
-          panel_norms<S>};
+  return {name,         kLeastPartTokens, quantize<S>,   quantize_fine<S>,  quantize_blocks<S>,
+          matmul<S>,    coarse_maxima<S>, rms_norm<S>,   gated<S>,          add<S>,
+          scale<S>,     softcap<S>,       rope<S>,       round_bf16_row<S>, store_kv<S>,
+          attention<S>, fold_parts<S>,    all_finite<S>, highest<S>,        sum_of_exponentials<S>,
+          maxima<S>,    panel_norms<S>};
 }
 
 }  // namespace smallmind::kernel

@@ -77,21 +77,20 @@ float* parts_of(const Step& step, TokenParts parts, size_t head) {
 }
 
 // Sets what is fetched towards the end of a tile: where an item begins.
-void fetch_after(const Step& step, size_t i_layer, const AttentionItem& item, size_t kv_head,
-                 AttentionTile& tile) {
+void fetch_after(const Step& step, size_t i_layer, const AttentionShape& shape,
+                 const AttentionItem& item, size_t kv_head, AttentionTile& tile) {
   const auto group = static_cast<size_t>(step.kv.layers[i_layer].group);
   const StepToken& token = step.ws.tokens[item.first_token];
-  const AttentionShape shape = attention_shape(step, step.kv.layers[i_layer].group);
-  const int64_t first = item.in_parts
-                            ? item.first_piece
-                            : shape.first_key(token.position) / static_cast<int64_t>(kPieceKeys);
+  const int64_t piece = item.in_parts ? item.first_piece : shape.first_piece(token.position);
   for (int64_t i = 0; i < 2; ++i) {
-    const int64_t page = std::min<int64_t>(2 * first + i, token.position / kPageTokens);
+    const int64_t page = std::clamp(2 * piece + i, shape.first_key(token.position) / kPageTokens,
+                                    token.position / kPageTokens);
     tile.after[i] = token.pages[group][page] + step.kv.keys_offset(i_layer, kv_head);
   }
 }
 
-// An item of one kv head; the one that follows, if any, is fetched meanwhile.
+// An item of one kv head; the one that follows, if any, is fetched meanwhile. With fewer tokens
+// than threads all take from one list, and the one that follows is another thread's.
 void attend(const Step& step, size_t i_layer, std::span<const AttentionItem> items, size_t i_item) {
   const Config& c = step.config;
   const AttentionPlan& plan =
@@ -107,8 +106,7 @@ void attend(const Step& step, size_t i_layer, std::span<const AttentionItem> ite
   for (size_t i = 0; i < item.n_tokens * shared; ++i) {
     const size_t t = item.first_token + i / shared, head = kv_head * shared + i % shared;
     const int64_t position = step.ws.tokens[t].position, begin = shape.first_key(position);
-    const auto skipped =
-        static_cast<size_t>(item.first_piece - begin / static_cast<int64_t>(kPieceKeys));
+    const auto skipped = static_cast<size_t>(item.first_piece - shape.first_piece(position));
     tile.queries[tile.n_queries] = step.ws.q.data() + t * c.n_queries() + head * d;
     tile.out[tile.n_queries] = item.in_parts
                                    ? parts_of(step, plan.parts(t), head) + skipped * part_floats(d)
@@ -116,8 +114,9 @@ void attend(const Step& step, size_t i_layer, std::span<const AttentionItem> ite
     tile.begin[tile.n_queries] = begin;
     tile.end[tile.n_queries] = position + 1;
     if (++tile.n_queries == kMaxTileQueries || i + 1 == item.n_tokens * shared) {
-      if (i + 1 == item.n_tokens * shared && next < items.size() * c.n_kv_heads)
-        fetch_after(step, i_layer, items[next % items.size()], next / items.size(), tile);
+      if (i + 1 == item.n_tokens * shared && next < items.size() * c.n_kv_heads &&
+          step.n_tokens() >= static_cast<size_t>(step.gang.n_threads()))
+        fetch_after(step, i_layer, shape, items[next % items.size()], next / items.size(), tile);
       kernels().attention(tile);
       tile.n_queries = 0;
     }

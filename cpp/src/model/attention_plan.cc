@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/kernels.h"
+#include "model/worker_shares.h"
 
 namespace smallmind {
 namespace {
@@ -15,12 +15,8 @@ constexpr size_t kLeastPieces = 4;  // of an item in parts
 
 constexpr size_t divided_up(size_t a, size_t b) { return a / b + (a % b != 0); }
 
-int64_t first_piece(const AttentionShape& shape, int64_t position) {
-  return shape.first_key(position) / static_cast<int64_t>(kPieceKeys);
-}
-
 int64_t n_pieces(const AttentionShape& shape, int64_t position) {
-  return position / static_cast<int64_t>(kPieceKeys) - first_piece(shape, position) + 1;
+  return position / static_cast<int64_t>(kPieceKeys) - shape.first_piece(position) + 1;
 }
 
 // Of n tokens up to one at `position`, for one kv head.
@@ -62,10 +58,10 @@ void AttentionPlan::make(std::span<const SequenceSlice> slices, const AttentionS
   share(first, static_cast<size_t>(shape.n_threads));
 }
 
-// As blocks.h shares tokens.
 void AttentionPlan::share(size_t n_tokens, size_t n_workers) {
+  const Ownership tokens{n_tokens, n_workers};
   const auto owner_of = [&](const AttentionItem& item) {
-    return ((item.first_token + 1) * n_workers - 1) / n_tokens;
+    return tokens.owner_of(item.first_token);
   };
   std::sort(items_.begin(), items_.end(), [&](const AttentionItem& a, const AttentionItem& b) {
     if (owner_of(a) != owner_of(b)) return owner_of(a) < owner_of(b);
@@ -108,7 +104,7 @@ void AttentionPlan::add_tile(Run tile, const AttentionShape& shape, size_t limit
   for (size_t cut = 0; cut < n_cuts; ++cut) {
     const size_t begin = n * cut / n_cuts, end = n * (cut + 1) / n_cuts;
     items_.push_back({tile.first, 1, true,
-                      first_piece(shape, tile.last_position) + static_cast<int64_t>(begin),
+                      shape.first_piece(tile.last_position) + static_cast<int64_t>(begin),
                       static_cast<int64_t>(end - begin), cost / n_cuts});
   }
 }

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/kernels.h"
 #include "model/model.h"
 
 namespace smallmind {
@@ -39,6 +40,9 @@ struct AttentionShape {
 
   int64_t first_key(int64_t position) const {
     return window > 0 && position >= window ? position + 1 - window : 0;
+  }
+  int64_t first_piece(int64_t position) const {
+    return first_key(position) / static_cast<int64_t>(kPieceKeys);
   }
 };
 

@@ -21,8 +21,9 @@ struct Product {
 
 // Some panels of a product, for the tokens of a step.
 void multiply(const Step& step, const Product& p, size_t first, size_t n) {
-  kernels().matmul(*p.weights, first, n, tokens_from(*p.inputs, step.first_token), step.n_tokens(),
-                   p.out + step.first_token * p.weights->n_rows, p.weights->n_rows);
+  const TokenRange tokens = step.tokens();
+  kernels().matmul(*p.weights, first, n, tokens_from(*p.inputs, tokens.begin), tokens.size(),
+                   p.out + tokens.begin * p.weights->n_rows, p.weights->n_rows);
 }
 
 // Runs products of equally many columns as one region.
@@ -214,8 +215,7 @@ void feed_forward(const Step& step, const LayerWeights& layer) {
     const size_t row = first * 16, n_rows = std::min(n * 16, c.n_ff - row);
     multiply(step, {&layer.gate, &inputs, gate.values}, first, n);
     multiply(step, {&layer.up, &inputs, ws.up.data()}, first, n);
-    const size_t end = step.first_token + step.n_tokens();
-    for (size_t t = step.first_token; t < end; ++t) {
+    for (size_t t = step.tokens().begin; t < step.tokens().end; ++t) {
       kernels().gated(c.activation, gate.values + t * c.n_ff + row, ws.up.data() + t * c.n_ff + row,
                       n_rows);
       if (quantised) kernels().quantize_blocks(gate, t, row / 32, n_rows / 32);

@@ -1,6 +1,6 @@
 // The pieces that decoder graphs are made of. Each piece computes all tokens of a step; with more
-// than a few tokens it shares the work with the gang. Or it computes a part of the tokens, by one
-// thread alone: see in_parts.
+// than a few tokens it shares the work with the gang. Those of in_parts may be given a part of the
+// tokens instead, and compute it on one thread.
 #pragma once
 
 #include <algorithm>
@@ -101,6 +101,12 @@ class DecoderWorkspace : public Workspace {
   MemoryCharge charge_;
 };
 
+struct TokenRange {
+  size_t begin = 0;
+  size_t end = 0;
+  size_t size() const { return end - begin; }
+};
+
 // What every block works on.
 struct Step {
   const Config& config;
@@ -108,12 +114,11 @@ struct Step {
   const KvLayout& kv;
   DecoderWorkspace& ws;
   Gang& gang;
-  // Of a part of the tokens, which one thread computes; 0: all of them.
-  size_t first_token = 0;
-  size_t n_of_part = 0;
+  TokenRange part = {};  // what one thread computes of the tokens; empty: all of them, and all do
 
-  bool is_part() const { return n_of_part > 0; }
-  size_t n_tokens() const { return is_part() ? n_of_part : ws.tokens.size(); }
+  bool is_part() const { return part.size() > 0; }
+  TokenRange tokens() const { return is_part() ? part : TokenRange{0, ws.tokens.size()}; }
+  size_t n_tokens() const { return tokens().size(); }
 };
 
 // Of the layers of a page group.
@@ -123,29 +128,23 @@ AttentionShape attention_shape(const Step& step, PageGroup group);
 // more.
 inline constexpr size_t kInlineTokens = 4;
 
-struct TokenRange {
-  size_t begin;
-  size_t end;
-  size_t size() const { return end - begin; }
-};
-
 // The tokens whose rows a thread of the gang computes, if it comes in time: the same in all
-// regions of a step.
+// regions of a step. REQUIRES: a whole step.
 inline TokenRange tokens_of(const Step& step, size_t worker) {
-  const size_t n = step.n_tokens(), n_workers = static_cast<size_t>(step.gang.n_threads());
-  return {n * worker / n_workers, n * (worker + 1) / n_workers};
+  const Ownership tokens{step.n_tokens(), static_cast<size_t>(step.gang.n_threads())};
+  return {tokens.first_of(worker), tokens.first_of(worker + 1)};
 }
 
 // fn(token) for every token of the step. Neighbours go to one thread, up to a page of them: what
 // they write lies in the same lines.
 template <class Fn>
 void for_each_token(const Step& step, const Fn& fn) {
-  const size_t first = step.first_token, end = first + step.n_tokens(), n = end - first;
-  if (step.is_part() || n <= kInlineTokens) {
-    for (size_t t = first; t < end; ++t) fn(t);
+  const TokenRange all = step.tokens();
+  if (step.is_part() || all.size() <= kInlineTokens) {
+    for (size_t t = all.begin; t < all.end; ++t) fn(t);
     return;
   }
-  const size_t fair = n / (2 * static_cast<size_t>(step.gang.n_threads()));
+  const size_t fair = all.size() / (2 * static_cast<size_t>(step.gang.n_threads()));
   const size_t few = std::clamp(fair, kInlineTokens, size_t{kPageTokens});
   WorkerShares shares(step.gang.n_threads(), [&](size_t worker) {
     return (tokens_of(step, worker).size() + few - 1) / few;
@@ -157,18 +156,24 @@ void for_each_token(const Step& step, const Fn& fn) {
   });
 }
 
-// fn(part) for each of as many parts of the step's tokens as there are threads, by a thread each;
-// fn(step) where parts would be small. A part reads all weights, but its activations pass from
-// block to block within one thread's caches, and nobody waits in between.
+// fn(part) for parts of the step's tokens, by one thread each; fn(step) where parts would be small.
+// A part reads all weights, but its activations pass from block to block within one thread's
+// caches, and nobody waits in between. fn is made of pieces that say so. REQUIRES: a whole step.
 template <class Fn>
 void in_parts(const Step& step, const Fn& fn) {
-  const auto n_parts = static_cast<size_t>(step.gang.n_threads());
-  if (n_parts == 1 || step.n_tokens() / n_parts < kernels().least_part_tokens) return fn(step);
-  WorkerShares shares(step.gang.n_threads(), [](size_t) { return 1; });
-  shares.for_each(step.gang, [&](size_t owner, size_t) {
+  const auto n_threads = static_cast<size_t>(step.gang.n_threads());
+  const size_t least = kernels().least_part_tokens;
+  if (n_threads == 1 || step.n_tokens() / n_threads < least) return fn(step);
+  // Several of a thread's, if they can be large: others may take some.
+  const auto n_parts = [&](size_t worker) {
+    return std::max(tokens_of(step, worker).size() / least / 2, size_t{1});
+  };
+  WorkerShares shares(step.gang.n_threads(), n_parts);
+  shares.for_each(step.gang, [&](size_t owner, size_t i) {
+    const TokenRange own = tokens_of(step, owner);
+    const Ownership parts{own.size(), n_parts(owner)};
     Step part = step;
-    part.first_token = tokens_of(step, owner).begin;
-    part.n_of_part = tokens_of(step, owner).size();
+    part.part = {own.begin + parts.first_of(i), own.begin + parts.first_of(i + 1)};
     fn(part);
   });
 }
@@ -184,9 +189,9 @@ struct InputNorm {
 InputNorm attention_norm(const Step& step, size_t i_layer);
 InputNorm ffn_norm(const LayerWeights& layer);
 
-void begin_step(std::span<const SequenceSlice> slices,
-                const Step& step);  // lists the tokens, fills the rotary tables
-void embed(const Step& step);       // hidden = embedding row * embedding_scale
+// Lists the tokens, fills the rotary tables. REQUIRES: a whole step.
+void begin_step(std::span<const SequenceSlice> slices, const Step& step);
+void embed(const Step& step);  // hidden = embedding row * embedding_scale
 // normed = rms_norm(hidden), and normed_fine where next.has_fine, ready for products.
 void norm(const Step& step, InputNorm next);
 // hidden += post_norm(projected) (post_norm empty: projected itself), then norm(). An empty
@@ -197,7 +202,8 @@ void project_qkv(const Step& step, const LayerWeights& layer);
 // Norms of single heads where the layer has them, rotation, rounding to bfloat16, keys and values
 // into the pages.
 void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_layer);
-void attention(const Step& step, size_t i_layer);  // attended = softmax(q k) v, ready for products
+// attended = softmax(q k) v, ready for products. REQUIRES: a whole step.
+void attention(const Step& step, size_t i_layer);
 void project_out(const Step& step, const LayerWeights& layer);  // projected = o attended
 void feed_forward(const Step& step,
                   const LayerWeights& layer);  // projected = down (act(gate normed) * up normed)

@@ -26,21 +26,6 @@ size_t bounds_of_a_row(size_t n_panels) {
   return round_up(n_panels, kBlockPanels) + round_up(n_panels, kBlockPanels) / kBlockPanels;
 }
 
-// The inputs of token i alone.
-Activations token_of(Activations a, size_t i) {
-  const size_t n_blocks = a.n_columns / quant::kBlockColumns;
-  a.values += i * a.n_columns;
-  a.codes += i * a.n_columns;
-  a.scales += i * n_blocks;
-  a.scaled_sums += i * n_blocks;
-  a.minus_half_sums += 2 * i * n_blocks;
-  a.minus_sums += i * n_blocks;
-  a.low_codes += i * a.n_columns;
-  a.low_minus_half_sums += 2 * i * n_blocks;
-  a.low_minus_sums += i * n_blocks;
-  return a;
-}
-
 // The squared norm of one block.
 double square_of(float scale, const int8_t* codes) {
   int32_t sum = 0;
@@ -166,7 +151,7 @@ void OutputHead::choose_fine_blocks(const Step& step, size_t n_rows) const {
 // By how much a coarse logit of row i may be off where its weights have norm 1; infinite where a
 // logit may not be finite.
 float OutputHead::error_of(const Step& step, size_t i) const {
-  const Activations inputs = token_of(step.ws.normed_fine.view(), i);
+  const Activations inputs = tokens_from(step.ws.normed_fine.view(), i);
   double upper = 0, lower = 0, left_out = 0;  // squares
   for (size_t b = 0; b < inputs.n_columns / quant::kBlockColumns; ++b) {
     const double square = square_of(inputs.scales[b], inputs.low_codes + b * quant::kBlockColumns);
@@ -196,7 +181,7 @@ void OutputHead::find(const Step& step, size_t i, RankedRow& row) const {
   kernels().maxima(lower, n_panels, highest);
   const float bound = nth_highest({lower, n_panels}, highest, row.n_wanted);
 
-  const Activations inputs = token_of(step.ws.normed_fine.view(), i);
+  const Activations inputs = tokens_from(step.ws.normed_fine.view(), i);
   std::array<TokenLogit, kMostFound> found;
   size_t n_found = 0, n_computed = 0;
   const size_t most_computed = n_panels / 4 + 2 * row.n_wanted;
