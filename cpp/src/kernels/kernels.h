@@ -113,8 +113,9 @@ struct AttentionTile {
 
 struct Kernels {
   const char* name;
-  // With as many tokens for each thread, products by tokens are as fast as products by panels,
-  // though each thread reads all weights then.
+  // With as many tokens for each thread, times the number of threads, products by tokens are as
+  // fast as products by panels: each thread reads all weights then, and all share the way to
+  // memory.
   size_t least_part_tokens;
 
   // Quantises tokens [first, first + n) of a.values: d = amax / 127, code = rne(x * (127 / amax));

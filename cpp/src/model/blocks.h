@@ -163,10 +163,10 @@ template <class Fn>
 void in_parts(const Step& step, const Fn& fn) {
   const auto n_threads = static_cast<size_t>(step.gang.n_threads());
   const size_t least = kernels().least_part_tokens;
-  if (n_threads == 1 || step.n_tokens() / n_threads < least) return fn(step);
+  if (n_threads == 1 || step.n_tokens() / n_threads / n_threads < least) return fn(step);
   // Several of a thread's, if they can be large: others may take some.
   const auto n_parts = [&](size_t worker) {
-    return std::max(tokens_of(step, worker).size() / least / 2, size_t{1});
+    return std::max(tokens_of(step, worker).size() / (2 * least * n_threads), size_t{1});
   };
   WorkerShares shares(step.gang.n_threads(), n_parts);
   shares.for_each(step.gang, [&](size_t owner, size_t i) {

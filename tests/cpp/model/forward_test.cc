@@ -141,7 +141,7 @@ TEST_P(ForwardTest, GivesTheSameBitsInAnyChunksOnAnyThreads) {
   EXPECT_NE(0, std::memcmp(whole.data(), whole.data() + model->n_vocab() * 2,
                            static_cast<size_t>(model->n_vocab()) * 4));
   for (const auto& [n_threads, chunk] :
-       {std::pair{1, 1}, {2, 1}, {3, 1}, {2, 48}, {3, 131}, {2, 256}}) {
+       {std::pair{1, 1}, {2, 1}, {3, 1}, {2, 48}, {3, 131}, {2, 256}, {3, 256}, {4, 256}}) {
     EXPECT_EQ(0, std::memcmp(whole.data(), run(*model, n_threads, chunk, true).data(),
                              whole.size() * sizeof(float)))
         << n_threads << " threads, chunks of " << chunk;
