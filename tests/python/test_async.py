@@ -93,18 +93,21 @@ def test_two_hundred_streams_beside_a_heartbeat(engine: sm.Engine) -> None:
     assert_idle(engine)
 
 
-def run_and_cancel(work: Callable[[], Awaitable[Any]], after: float) -> float:
-    """Seconds from cancelling the task to its end."""
+async def seconds_to_cancel(task: asyncio.Future[Any]) -> float:
+    """From cancelling the task to its end."""
+    assert not task.done()
+    start = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return time.monotonic() - start
 
+
+def run_and_cancel(work: Callable[[], Awaitable[Any]], after: float) -> float:
     async def main() -> float:
         task = asyncio.ensure_future(work())
         await asyncio.sleep(after)
-        assert not task.done()
-        start = time.monotonic()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return time.monotonic() - start
+        return await seconds_to_cancel(task)
 
     return asyncio.run(main())
 
@@ -182,7 +185,15 @@ def test_aload(smollm2: Path) -> None:
     asyncio.run(main())
     assert seen
     assert threads == {threading.current_thread().name}
-    assert run_and_cancel(lambda: sm.Engine.aload(smollm2), 0.02) < 0.1
+
+    async def cancel_once_begun() -> float:
+        begun = asyncio.Event()
+        load = sm.Engine.aload(smollm2, progress=lambda *_: begun.set())
+        task = asyncio.ensure_future(load)
+        await begun.wait()
+        return await seconds_to_cancel(task)
+
+    assert asyncio.run(cancel_once_begun()) < 0.1
 
 
 def test_a_stream_moves_between_loops_and_threads(engine: sm.Engine) -> None:

@@ -37,6 +37,7 @@ def test_every_weaker_order_is_explained() -> None:
         "cpp/src/base/per_process.h": "per_process()",
         "cpp/src/engine/token_channel.h": "TokenChannel::is_ended_",
         "cpp/src/model/panel_shares.h": "PanelShares::Range::next",
+        "cpp/src/model/worker_shares.h": "WorkerShares::List::next",
     }
     weak = {
         name
