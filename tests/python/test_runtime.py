@@ -366,7 +366,7 @@ import os, signal, sys, threading, time
 import smallmind as sm
 sm.runtime.configure(n_threads=1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-for _ in range(16):
+for _ in range(48):  # much more than 0.3 s, and the first end before the last begin
     threading.Thread(target=lambda: sm.Engine(sys.argv[1], n_threads=1).close()).start()
 while sm.runtime.status().n_active < 16: time.sleep(0.001)
 def interrupt():
