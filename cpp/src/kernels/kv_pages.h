@@ -57,7 +57,7 @@ void store_kv_bf16(const float* k, const float* v, size_t head_dim, size_t slot,
 template <class S>
 inline float code_block(const float* x, int8_t* codes) {
   alignas(64) float d[16];
-  S::store(d, round_bf16<S>(block_units<S, 1>(x, 127.0f).d));
+  S::store(d, round_bf16<S>(block_units<S, 1>(x, kLimit<false>).d));
   const float inverse = d[0] > 0 ? 1.0f / d[0] : 0.0f;
   S::store_as_int8(codes, S::to_ints(rounded_codes<S>(S::load(x), inverse)));
   S::store_as_int8(codes + 16, S::to_ints(rounded_codes<S>(S::load(x + 16), inverse)));

@@ -7,6 +7,7 @@
 #include <cstddef>
 
 #include "base/gang.h"
+#include "base/machine.h"
 
 namespace smallmind {
 
@@ -40,7 +41,7 @@ class PanelShares {
   }
 
  private:
-  static constexpr size_t kMaxRanges = 64;
+  static constexpr size_t kMaxRanges = kMaxThreads;
   static constexpr size_t kTokensOfUnpacking = 2;  // a panel is read and unpacked in as much time
   // In columns times tokens: about a microsecond, ten times what taking a piece costs.
   static constexpr size_t kLeastWork = 10'000;
