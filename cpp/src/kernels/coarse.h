@@ -22,13 +22,10 @@ void coarse_tile(const PackedMatrix& w, size_t panel, const Activations& a, cons
         w.panels + panel * w.panel_bytes, w.panel_bytes, row,
         n_blocks, [&](const auto& blocks, size_t i) __attribute__((always_inline)) {
           const size_t at = token * n_blocks + i;
-          if (is_fine[i]) {
-            for (size_t t = 0; t < n; ++t)
-              add_blocks<S, F, true>(blocks, a, at + t * n_blocks, acc[t]);
-          } else {
-            for (size_t t = 0; t < n; ++t)
-              add_blocks<S, F, false>(blocks, a, at + t * n_blocks, acc[t]);
-          }
+          if (is_fine[i])
+            add_tokens<S, F, true>(blocks, a, at, n_blocks, n, acc);
+          else
+            add_tokens<S, F, false>(blocks, a, at, n_blocks, n, acc);
         });
     for (size_t t = 0; t < n; ++t)
       for (size_t p = 0; p < kPanels; ++p) S::store_row(rows[t][p] + row, acc[t][p]);

@@ -10,7 +10,9 @@ extern const Kernels kKernelsGeneric;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const decltype(Kernels::matmul) kMatmulAvx2Vnni;
-extern void (*const kAttentionAvx512Bf16)(const AttentionTile& tile);
+extern const decltype(Kernels::matmul) kMatmulAvx512Bf16;
+extern const decltype(Kernels::coarse_maxima) kCoarseMaximaAvx512Bf16;
+extern const decltype(Kernels::attention) kAttentionAvx512Bf16;
 extern const decltype(Kernels::matmul) kMatmulAvx512Amx;
 extern const decltype(Kernels::coarse_maxima) kCoarseMaximaAvx512Amx;
 extern const decltype(Kernels::attention) kAttentionAvx512Amx;
@@ -81,10 +83,14 @@ const Kernels& avx512_amx_table() {
   return table;
 }
 
-// AVX-512's table with the one kernel that has bfloat16 dots.
+// AVX-512's table with bfloat16 dots, and products tuned for the processors that have those and no
+// tile registers (simd_avx512_bf16.h).
 const Kernels& avx512_bf16_table() {
-  static const Kernels table = changed(kKernelsAvx512, "avx512_bf16",
-                                       [](Kernels& own) { own.attention = kAttentionAvx512Bf16; });
+  static const Kernels table = changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) {
+    own.matmul = kMatmulAvx512Bf16;
+    own.coarse_maxima = kCoarseMaximaAvx512Bf16;
+    own.attention = kAttentionAvx512Bf16;
+  });
   return table;
 }
 

@@ -151,60 +151,91 @@ inline constexpr bool kTakesPairs = requires(typename S::Inputs inputs) {
   S::load_group(inputs, 0);
 };
 
-// acc[p] + the product of part kPart of block w[p], the columns of one scale, with block `at` of
-// the inputs; d is their scale. As add_block, a load of inputs for all panels. Neither of the two
-// dots of a panel waits for the other: they are of halves of the columns, or of the two planes.
-template <class S, class F, bool kFine, size_t kPart, size_t kPanels>
+// acc[t][p] + the product of part kPart of block w[p], the columns of one scale, with block `at` of
+// the inputs' token t, whose blocks lie `step` apart. As add_block, a load of inputs for all panels.
+// The dots of several tokens are taken in turn; one token by itself has two that do not wait for
+// each other: of halves of the columns, or of the two planes.
+template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kPanels>
 [[gnu::always_inline]] inline void add_part(const WeightBlock<S, F> (&w)[kPanels],
-                                            const Activations& a, size_t at,
-                                            const int32_t* minus_sum, const int32_t* low_minus_sum,
-                                            typename S::Row d, typename S::Row (&acc)[kPanels]) {
-  constexpr size_t kGroups = quant::kGroups / F::kScalesPerBlock;
-  constexpr size_t kApart = kFine ? 0 : kGroups / 2, kFirst = kPart * kGroups;
-  const auto inputs = S::load_inputs(a.codes + at * quant::kBlockColumns);
-  const auto others = kFine ? S::load_inputs(a.low_codes + at * quant::kBlockColumns) : inputs;
-  typename S::Dot dot[kPanels], other[kPanels];
-  for (size_t p = 0; p < kPanels; ++p) {
-    dot[p] = start_dot<S, F>(minus_sum);
-    other[p] = kFine ? start_dot<S, F>(low_minus_sum) : S::dot_start();
+                                            const Activations& a, size_t at, size_t step,
+                                            typename S::Row (*acc)[kPanels]) {
+  constexpr size_t kParts = F::kScalesPerBlock, kGroups = quant::kGroups / kParts;
+  constexpr bool kHalves = kTokens == 1 && !kFine;
+  constexpr size_t kApart = kHalves ? kGroups / 2 : 0, kFirst = kPart * kGroups;
+  const int32_t* sums = kParts == 1 ? a.minus_sums : a.minus_half_sums;
+  const int32_t* low_sums = kParts == 1 ? a.low_minus_sums : a.low_minus_half_sums;
+  typename S::Dot dot[kTokens][kPanels], other[kTokens][kPanels];
+  for (size_t t = 0; t < kTokens; ++t) {
+    const size_t i = (at + t * step) * kParts + kPart;
+    for (size_t p = 0; p < kPanels; ++p) {
+      dot[t][p] = start_dot<S, F>(sums + i);
+      if constexpr (kFine)
+        other[t][p] = start_dot<S, F>(low_sums + i);
+      else if constexpr (kHalves)
+        other[t][p] = S::dot_start();
+    }
   }
 #pragma GCC unroll 8
   for (size_t g = kFirst; g < kFirst + kGroups - kApart; ++g) {
-    const auto group = S::load_group(inputs, g), second = S::load_group(others, g + kApart);
-    for (size_t p = 0; p < kPanels; ++p) {
-      S::dot_add_group(dot[p], w[p].codes.group[g], group);
-      S::dot_add_group(other[p], w[p].codes.group[g + kApart], second);
+#pragma GCC unroll 8
+    for (size_t t = 0; t < kTokens; ++t) {
+      const size_t column = (at + t * step) * quant::kBlockColumns;
+      const auto inputs = S::load_inputs(a.codes + column);
+      const auto group = S::load_group(inputs, g);
+      for (size_t p = 0; p < kPanels; ++p) S::dot_add_group(dot[t][p], w[p].codes.group[g], group);
+      if constexpr (kFine || kHalves) {
+        const auto others = kFine ? S::load_inputs(a.low_codes + column) : inputs;
+        const auto second = S::load_group(others, g + kApart);
+        for (size_t p = 0; p < kPanels; ++p)
+          S::dot_add_group(other[t][p], w[p].codes.group[g + kApart], second);
+      }
     }
   }
-  for (size_t p = 0; p < kPanels; ++p) {
-    const auto sum = kFine ? S::dot_planes(dot[p], other[p]) : S::add_dots(dot[p], other[p]);
-    acc[p] = S::fma(S::dot_to_row(sum), S::mul(w[p].scale[kPart], d), acc[p]);
+  for (size_t t = 0; t < kTokens; ++t) {
+    const auto d = S::row_set1(a.scales[at + t * step]);
+    for (size_t p = 0; p < kPanels; ++p) {
+      auto sum = dot[t][p];
+      if constexpr (kFine) sum = S::dot_planes(sum, other[t][p]);
+      if constexpr (kHalves) sum = S::add_dots(sum, other[t][p]);
+      acc[t][p] = S::fma(S::dot_to_row(sum), S::mul(w[p].scale[kPart], d), acc[t][p]);
+    }
   }
 }
 
-// acc[p] + the product of block w[p] with block `at` of the inputs.
-template <class S, class F, bool kFine, size_t kPanels>
+// acc[t][p] + the product of block w[p] with block `at` of the inputs' token t.
+template <class S, class F, bool kFine, size_t kTokens, size_t kPanels>
 [[gnu::always_inline]] inline void add_blocks(const WeightBlock<S, F> (&w)[kPanels],
-                                              const Activations& a, size_t at,
-                                              typename S::Row (&acc)[kPanels]) {
+                                              const Activations& a, size_t at, size_t step,
+                                              typename S::Row (*acc)[kPanels]) {
   if constexpr (kPanels == 1) {
-    acc[0] = add_block<S, F, kFine>(w[0], a, at, acc[0]);
+    static_assert(kTokens == 1);
+    acc[0][0] = add_block<S, F, kFine>(w[0], a, at, acc[0][0]);
   } else {
-    const auto d = S::row_set1(a.scales[at]);
-    if constexpr (F::kScalesPerBlock == 1) {
-      add_part<S, F, kFine, 0>(w, a, at, a.minus_sums + at,
-                               low_sums_at<kFine>(a.low_minus_sums, at), d, acc);
-    } else {
-      const int32_t* sums = a.minus_half_sums + 2 * at;
-      const auto low_sums = [&](size_t i) { return low_sums_at<kFine>(a.low_minus_half_sums, i); };
-      add_part<S, F, kFine, 0>(w, a, at, sums, low_sums(2 * at), d, acc);
-      add_part<S, F, kFine, 1>(w, a, at, sums + 1, low_sums(2 * at + 1), d, acc);
-    }
+    add_part<S, F, kFine, 0, kTokens>(w, a, at, step, acc);
+    if constexpr (F::kScalesPerBlock == 2) add_part<S, F, kFine, 1, kTokens>(w, a, at, step, acc);
     if constexpr (F::kHasMin) {
-      const auto sum = S::row_set1(a.scaled_sums[at]);
-      for (size_t p = 0; p < kPanels; ++p) acc[p] = S::fma(w[p].offset, sum, acc[p]);
+      for (size_t t = 0; t < kTokens; ++t) {
+        const auto sum = S::row_set1(a.scaled_sums[at + t * step]);
+        for (size_t p = 0; p < kPanels; ++p) acc[t][p] = S::fma(w[p].offset, sum, acc[t][p]);
+      }
     }
   }
+}
+
+// The same of n tokens. With two panels, S::kTogether tokens are taken together, or half as many
+// with two planes: so many dots that none waits for the one before it.
+template <class S, class F, bool kFine, size_t kPanels>
+[[gnu::always_inline]] inline void add_tokens(const WeightBlock<S, F> (&w)[kPanels],
+                                              const Activations& a, size_t at, size_t step,
+                                              size_t n, typename S::Row (*acc)[kPanels]) {
+  size_t t = 0;
+  if constexpr (kPanels > 1) {
+    constexpr size_t kTogether = S::kTogether / (kFine ? 2 : 1);
+    if constexpr (kTogether > 1)
+      for (; t + kTogether <= n; t += kTogether)
+        add_blocks<S, F, kFine, kTogether>(w, a, at + t * step, step, acc + t);
+  }
+  for (; t < n; ++t) add_blocks<S, F, kFine, 1>(w, a, at + t * step, step, acc + t);
 }
 
 // fn(blocks, i) for block i of a strip of rows of kPanels panels, in the order of K.
@@ -249,7 +280,9 @@ template <class S, bool kFine, class Fn>
   }
   size_t n_tiles = n_tokens <= S::kMaxTile ? 1 : (n_tokens + S::kTileOfMany - 1) / S::kTileOfMany;
   for (size_t token = 0; n_tiles > 0; --n_tiles) {
-    const size_t n = (n_tokens - token + n_tiles - 1) / n_tiles;
+    const size_t share = (n_tokens - token + n_tiles - 1) / n_tiles;
+    const size_t whole = (share + S::kTogether - 1) / S::kTogether * S::kTogether;
+    const size_t n = n_tiles == 1 ? share : whole;
     if (token == 0)
       fn.template operator()<S::kMaxTile, Fetch::kSecondLevel>(token, n);
     else
@@ -289,8 +322,7 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
     for_each_block<S, F, kFetch, kPanels>(
         w.panels + panel * w.panel_bytes, w.panel_bytes, row,
         n_blocks, [&](const auto& blocks, size_t i) __attribute__((always_inline)) {
-          for (size_t t = 0; t < n; ++t)
-            add_blocks<S, F, kFine>(blocks, a, (token + t) * n_blocks + i, acc[t]);
+          add_tokens<S, F, kFine>(blocks, a, token * n_blocks + i, n_blocks, n, acc);
         });
     for (size_t p = 0; p < kPanels; ++p) {
       const size_t from = first + p * quant::kPanelRows;

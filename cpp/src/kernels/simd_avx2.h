@@ -15,6 +15,7 @@ struct Avx2 {
   static constexpr size_t kRows = 8;
   static constexpr size_t kMaxTile = 16;           // tokens that a product may take as one tile
   static constexpr size_t kTileOfMany = kMaxTile;  // those of more tokens
+  static constexpr size_t kTogether = 1;
   static constexpr size_t kFloatTile = 4;
   static constexpr size_t kBlockQueries = 4;    // of attention
   static constexpr size_t kBlockSums = 4;       // of a block, vectors in registers

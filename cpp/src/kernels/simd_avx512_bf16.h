@@ -7,6 +7,9 @@
 namespace smallmind::simd {
 
 struct Avx512Bf16 : Avx512 {
+  static constexpr size_t kMaxTile = 16;
+  static constexpr size_t kTileOfMany = 12;
+  static constexpr size_t kTogether = 1;
   static constexpr bool kRepeatsPairs = false;
   using Pairs = __m512bh;
   using Element = uint16_t;
