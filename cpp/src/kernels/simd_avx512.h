@@ -15,8 +15,8 @@ struct Avx512 {
   static constexpr size_t kTileOfMany = 24;
   static constexpr size_t kTogether = 4;       // tokens that pass over two panels at once
   static constexpr size_t kFloatTile = 8;      // of float weights: sums in registers
-  static constexpr size_t kBlockQueries = 10;  // of attention
-  static constexpr size_t kBlockSums = 20;     // of a block, vectors in registers
+  static constexpr size_t kBlockQueries = 12;  // of attention
+  static constexpr size_t kBlockSums = 24;     // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = true;  // attention.h, add_pair
   static constexpr bool kFetchesNear = true;   // matmul.h, in_tiles
   static constexpr bool kUnsignedDot =
@@ -212,6 +212,19 @@ struct Avx512 {
     return fma(a.even, b.even, fma(a.odd, b.odd, acc));
   }
   static void store_elements(Element* p, Vec x) { store(p, x); }
+  // REQUIRES: no x < 0. What exceeds every number is a NaN, and stays one: it must not carry into
+  // the sign.
+  static Vec store_rounded(Element* p, Vec x) {
+    const __mmask16 kept = _mm512_cmp_ps_mask(x, set1(0x1p-56f), _CMP_NLT_UQ);
+    const Ints bits = _mm512_min_epu32(as_ints(x), ints_set1(0x7fff0000));
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, ints_set1(0x10000));
+    const Ints half = add_ints(bits, ints_set1(0x7fff));
+    const Ints up = _mm512_mask_add_epi32(half, odd, half, ints_set1(1));
+    const Vec rounded = as_floats(
+        _mm512_maskz_and_epi32(kept, up, ints_set1(static_cast<int32_t>(0xffff0000u))));
+    store(p, rounded);
+    return rounded;
+  }
 
   // Lanes i and i + 8, then + 4, + 2, + 1.
   template <class Fn>
