@@ -54,8 +54,8 @@ void attend(benchmark::State& state, const Shape& shape) {
     }
   }
   state.SetBytesProcessed(state.iterations() * static_cast<int64_t>(storage.bytes()));
-  count_operations(state,
-                   4.0 * static_cast<double>(shape.n_queries * shape.n_keys * shape.head_dim * n_heads));
+  count_operations(
+      state, 4.0 * static_cast<double>(shape.n_queries * shape.n_keys * shape.head_dim * n_heads));
 }
 
 }  // namespace

@@ -152,9 +152,9 @@ inline constexpr bool kTakesPairs = requires(typename S::Inputs inputs) {
 };
 
 // acc[t][p] + the product of part kPart of block w[p], the columns of one scale, with block `at` of
-// the inputs' token t, whose blocks lie `step` apart. As add_block, a load of inputs for all panels.
-// The dots of several tokens are taken in turn; one token by itself has two that do not wait for
-// each other: of halves of the columns, or of the two planes.
+// the inputs' token t, whose blocks lie `step` apart. As add_block, a load of inputs for all
+// panels. The dots of several tokens are taken in turn; one token by itself has two that do not
+// wait for each other: of halves of the columns, or of the two planes.
 template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kPanels>
 [[gnu::always_inline]] inline void add_part(const WeightBlock<S, F> (&w)[kPanels],
                                             const Activations& a, size_t at, size_t step,
@@ -264,10 +264,11 @@ template <class S, size_t kTile>
   return kTile <= kSmallTile && kTile < S::kMaxTile ? kTile : n_tokens;
 }
 
-// fn.operator()<kTile, kFetch>(token, n) for all tokens, in tiles of nearly equal size: n is kTile
-// in a small one, at most kTile in others. One tile, which reads its weights from memory, may have
-// S::kMaxTile tokens; those of more tokens, which find theirs in the caches, S::kTileOfMany. Two
-// planes of inputs, which few products have, know no small tiles but that of one token.
+// fn.operator()<kTile, kFetch>(token, n) for all tokens, in tiles of nearly equal size, multiples
+// of S::kTogether but for the last: n is kTile in a small one, at most kTile in others. One tile,
+// which reads its weights from memory, may have S::kMaxTile tokens; those of more tokens, which
+// find theirs in the caches, S::kTileOfMany. Two planes of inputs, which few products have, know no
+// small tiles but that of one token.
 template <class S, bool kFine, class Fn>
 [[gnu::always_inline]] inline void in_tiles(size_t n_tokens, const Fn& fn) {
   static_assert(S::kTileOfMany <= S::kMaxTile);

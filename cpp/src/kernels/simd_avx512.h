@@ -9,16 +9,18 @@
 
 namespace smallmind::simd {
 
+// Tuned for Intel's processors, where every operation on 512 bits takes one of two units and memory
+// is far away; simd_avx512_bf16.h has what differs on AMD's.
 struct Avx512 {
   static constexpr size_t kRows = 16;
   static constexpr size_t kMaxTile = 24;
-  static constexpr size_t kTileOfMany = 24;
+  static constexpr size_t kTileOfMany = 24;    // unpacking takes the units of the dots
   static constexpr size_t kTogether = 4;       // tokens that pass over two panels at once
   static constexpr size_t kFloatTile = 8;      // of float weights: sums in registers
   static constexpr size_t kBlockQueries = 12;  // of attention
   static constexpr size_t kBlockSums = 24;     // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = true;  // attention.h, add_pair
-  static constexpr bool kFetchesNear = true;   // matmul.h, in_tiles
+  static constexpr bool kFetchesNear = false;  // matmul.h, in_tiles
   static constexpr bool kUnsignedDot =
       true;  // codes enter dots as unsigned bytes: signed ones are offset by 128
 
@@ -83,7 +85,7 @@ struct Avx512 {
     dot = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(dot, even, even), odd, odd);
   }
   // (That it is here makes matmul.h take a block's dot in two halves: four dots in a row wait for
-  // each other, eight would for twice as long. Other units than those of dots can add.)
+  // each other, eight would for twice as long, while few other tokens' can be taken.)
   static Dot add_dots(Dot a, Dot b) { return _mm512_add_epi32(a, b); }
   static Row dot_to_row(Dot dot) { return _mm512_cvtepi32_ps(dot); }
   // 128 * high + low
@@ -220,8 +222,8 @@ struct Avx512 {
     const __mmask16 odd = _mm512_test_epi32_mask(bits, ints_set1(0x10000));
     const Ints half = add_ints(bits, ints_set1(0x7fff));
     const Ints up = _mm512_mask_add_epi32(half, odd, half, ints_set1(1));
-    const Vec rounded = as_floats(
-        _mm512_maskz_and_epi32(kept, up, ints_set1(static_cast<int32_t>(0xffff0000u))));
+    const Vec rounded =
+        as_floats(_mm512_maskz_and_epi32(kept, up, ints_set1(static_cast<int32_t>(0xffff0000u))));
     store(p, rounded);
     return rounded;
   }

@@ -8,11 +8,6 @@ namespace smallmind::simd {
 
 struct Avx512Amx : Avx512 {
   static constexpr size_t kTileTokens = 16;
-  static constexpr size_t kBlockQueries = 12;
-  static constexpr size_t kBlockSums = 24;
-  // One token at a time is 1.3 to 1.5 times as fast: memory is far away on these processors, and
-  // their first-level cache awaits only 16 lines.
-  static constexpr bool kFetchesNear = false;
 
   // The tile registers. Dots have one for each of two turns, so that one is taken while the one
   // before waits to be stored, and for each of two planes of inputs.
