@@ -271,7 +271,7 @@ template <class S, size_t kTile>
 // small tiles but that of one token.
 template <class S, bool kFine, class Fn>
 [[gnu::always_inline]] inline void in_tiles(size_t n_tokens, const Fn& fn) {
-  static_assert(S::kTileOfMany <= S::kMaxTile);
+  static_assert(S::kTileOfMany <= S::kMaxTile && S::kTileOfMany % S::kTogether == 0);
   constexpr Fetch kFetchOfOne = S::kFetchesNear ? Fetch::kFirstLevel : Fetch::kSecondLevel;
   if (n_tokens == 1) return fn.template operator()<1, kFetchOfOne>(0, 1);
   if constexpr (!kFine && S::kMaxTile > kSmallTile) {
