@@ -50,6 +50,8 @@ void attend(benchmark::State& state, const Shape& shape) {
     for (size_t head = 0; head < n_heads; ++head) {
       tile.k_offset = head * 2 * region;
       tile.v_offset = tile.k_offset + region;
+      for (size_t i = 0; i < 2 && shape.streamed; ++i)
+        tile.after[i] = pages[i] + (head + 1) % n_heads * 2 * region;
       kernels().attention(tile);
     }
   }

@@ -102,11 +102,12 @@ inline void fetch_lines(const std::byte* at) {
   for (size_t i = 0; i < kLines; ++i) __builtin_prefetch(at + i * 64, 0, 2);
 }
 
-// How many vectors of sums each query of a block has in registers.
+// How many vectors of sums each query of a block has in registers. (Where pairs are repeated, those
+// of four vectors take four registers more than those of two.)
 template <class S, size_t kQueries>
-inline constexpr size_t kBlockVecs = S::kBlockSums >= 4 * kQueries   ? 4
-                                     : S::kBlockSums >= 2 * kQueries ? 2
-                                                                     : 1;
+inline constexpr size_t kBlockVecs = S::kBlockSums >= 4 * kQueries + (S::kRepeatsPairs ? 4 : 0) ? 4
+                                     : S::kBlockSums >= 2 * kQueries                            ? 2
+                                                                                                : 1;
 
 // sum[q][v] += a pair of query q, `stride` elements from one to the next, times the pairs load(v).
 // S::kRepeatsPairs: there are registers for all vectors' pairs beside a repeated one, which is then

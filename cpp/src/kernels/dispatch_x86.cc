@@ -83,8 +83,7 @@ const Kernels& avx512_amx_table() {
   return table;
 }
 
-// AVX-512's table with bfloat16 dots, and products tuned for the processors that have those and no
-// tile registers (simd_avx512_bf16.h).
+// AVX-512's table with bfloat16 dots, and products in AMD's shapes (simd_avx512_bf16.h).
 const Kernels& avx512_bf16_table() {
   static const Kernels table = changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) {
     own.matmul = kMatmulAvx512Bf16;

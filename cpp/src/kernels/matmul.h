@@ -152,9 +152,9 @@ inline constexpr bool kTakesPairs = requires(typename S::Inputs inputs) {
 };
 
 // acc[t][p] + the product of part kPart of block w[p], the columns of one scale, with block `at` of
-// the inputs' token t, whose blocks lie `step` apart. As add_block, a load of inputs for all
-// panels. The dots of several tokens are taken in turn; one token by itself has two that do not
-// wait for each other: of halves of the columns, or of the two planes.
+// the inputs' token t, whose blocks lie `step` apart. As add_block, but each group of inputs is
+// loaded once for all panels. The dots of several tokens are taken in turn; one token by itself has
+// two that do not wait for each other: of halves of the columns, or of the two planes.
 template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kPanels>
 [[gnu::always_inline]] inline void add_part(const WeightBlock<S, F> (&w)[kPanels],
                                             const Activations& a, size_t at, size_t step,
@@ -181,12 +181,11 @@ template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kPa
     for (size_t t = 0; t < kTokens; ++t) {
       const size_t column = (at + t * step) * quant::kBlockColumns;
       const auto inputs = S::load_inputs(a.codes + column);
-      const auto group = S::load_group(inputs, g);
-      for (size_t p = 0; p < kPanels; ++p) S::dot_add_group(dot[t][p], w[p].codes.group[g], group);
-      if constexpr (kFine || kHalves) {
-        const auto others = kFine ? S::load_inputs(a.low_codes + column) : inputs;
-        const auto second = S::load_group(others, g + kApart);
-        for (size_t p = 0; p < kPanels; ++p)
+      const auto others = kFine ? S::load_inputs(a.low_codes + column) : inputs;
+      const auto group = S::load_group(inputs, g), second = S::load_group(others, g + kApart);
+      for (size_t p = 0; p < kPanels; ++p) {
+        S::dot_add_group(dot[t][p], w[p].codes.group[g], group);
+        if constexpr (kFine || kHalves)
           S::dot_add_group(other[t][p], w[p].codes.group[g + kApart], second);
       }
     }

@@ -14,13 +14,14 @@ namespace smallmind::simd {
 struct Avx512 {
   static constexpr size_t kRows = 16;
   static constexpr size_t kMaxTile = 24;
-  static constexpr size_t kTileOfMany = 24;    // unpacking takes the units of the dots
-  static constexpr size_t kTogether = 4;       // tokens that pass over two panels at once
-  static constexpr size_t kFloatTile = 8;      // of float weights: sums in registers
-  static constexpr size_t kBlockQueries = 12;  // of attention
-  static constexpr size_t kBlockSums = 24;     // of a block, vectors in registers
-  static constexpr bool kRepeatsPairs = true;  // attention.h, add_pair
-  static constexpr bool kFetchesNear = false;  // matmul.h, in_tiles
+  static constexpr size_t kTileOfMany = kMaxTile;  // unpacking takes the units of the dots
+  static constexpr size_t kTogether = 4;           // tokens that pass over two panels at once
+  static constexpr size_t kFloatTile = 8;          // of float weights: sums in registers
+  static constexpr size_t kBlockQueries = 12;      // of attention
+  static constexpr size_t kBlockSums = 24;         // of a block, vectors in registers
+  static constexpr bool kRepeatsPairs = true;      // attention.h, add_pair
+  // matmul.h, in_tiles: the first-level cache awaits only 16 lines.
+  static constexpr bool kFetchesNear = false;
   static constexpr bool kUnsignedDot =
       true;  // codes enter dots as unsigned bytes: signed ones are offset by 128
 
@@ -84,8 +85,8 @@ struct Avx512 {
     const Bytes odd = _mm512_srai_epi16(x, 8);
     dot = _mm512_dpwssd_epi32(_mm512_dpwssd_epi32(dot, even, even), odd, odd);
   }
-  // (That it is here makes matmul.h take a block's dot in two halves: four dots in a row wait for
-  // each other, eight would for twice as long, while few other tokens' can be taken.)
+  // (That it is here makes matmul.h take a block's dot in two halves, unless kTogether tokens take
+  // turns: four dots in a row wait for each other, eight would for twice as long.)
   static Dot add_dots(Dot a, Dot b) { return _mm512_add_epi32(a, b); }
   static Row dot_to_row(Dot dot) { return _mm512_cvtepi32_ps(dot); }
   // 128 * high + low
@@ -214,8 +215,8 @@ struct Avx512 {
     return fma(a.even, b.even, fma(a.odd, b.odd, acc));
   }
   static void store_elements(Element* p, Vec x) { store(p, x); }
-  // REQUIRES: no x < 0. What exceeds every number is a NaN, and stays one: it must not carry into
-  // the sign.
+  // REQUIRES: no x < 0. As round_bf16: what is below 2^-56 becomes 0, a NaN stays one (another one,
+  // which the addition does not carry into the sign).
   static Vec store_rounded(Element* p, Vec x) {
     const __mmask16 kept = _mm512_cmp_ps_mask(x, set1(0x1p-56f), _CMP_NLT_UQ);
     const Ints bits = _mm512_min_epu32(as_ints(x), ints_set1(0x7fff0000));
