@@ -8,6 +8,13 @@
 
 namespace smallmind {
 
+// What a set of AVX-512 does in its own way; all else is AVX-512's.
+struct OwnKernels {
+  decltype(Kernels::matmul) matmul;
+  decltype(Kernels::coarse_maxima) coarse_maxima;
+  decltype(Kernels::attention) attention;
+};
+
 struct KernelChoice {
   const Kernels* table;
   // Whether the processor has what it needs and the operating system saves it. Asks the system

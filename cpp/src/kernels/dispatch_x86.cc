@@ -10,12 +10,8 @@ extern const Kernels kKernelsGeneric;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const decltype(Kernels::matmul) kMatmulAvx2Vnni;
-extern const decltype(Kernels::matmul) kMatmulAvx512Bf16;
-extern const decltype(Kernels::coarse_maxima) kCoarseMaximaAvx512Bf16;
-extern const decltype(Kernels::attention) kAttentionAvx512Bf16;
-extern const decltype(Kernels::matmul) kMatmulAvx512Amx;
-extern const decltype(Kernels::coarse_maxima) kCoarseMaximaAvx512Amx;
-extern const decltype(Kernels::attention) kAttentionAvx512Amx;
+extern const OwnKernels kOwnAvx512Bf16;
+extern const OwnKernels kOwnAvx512Amx;
 
 namespace {
 
@@ -71,13 +67,17 @@ Kernels changed(Kernels table, const char* name, const Change& change) {
   return table;
 }
 
+void take(Kernels& table, const OwnKernels& own) {
+  table.matmul = own.matmul;
+  table.coarse_maxima = own.coarse_maxima;
+  table.attention = own.attention;
+}
+
 // AVX-512's table with what tile registers are better at. (On processors that have them a dot of
 // bfloat16 pairs takes twice as long as the two multiplications that it stands for.)
 const Kernels& avx512_amx_table() {
   static const Kernels table = changed(kKernelsAvx512, "avx512_amx", [](Kernels& own) {
-    own.matmul = kMatmulAvx512Amx;
-    own.coarse_maxima = kCoarseMaximaAvx512Amx;
-    own.attention = kAttentionAvx512Amx;
+    take(own, kOwnAvx512Amx);
     own.least_part_tokens = SIZE_MAX;  // weights are unpacked for as many tokens as there are
   });
   return table;
@@ -85,11 +85,8 @@ const Kernels& avx512_amx_table() {
 
 // AVX-512's table with bfloat16 dots, and products in AMD's shapes (simd_avx512_bf16.h).
 const Kernels& avx512_bf16_table() {
-  static const Kernels table = changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) {
-    own.matmul = kMatmulAvx512Bf16;
-    own.coarse_maxima = kCoarseMaximaAvx512Bf16;
-    own.attention = kAttentionAvx512Bf16;
-  });
+  static const Kernels table =
+      changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) { take(own, kOwnAvx512Bf16); });
   return table;
 }
 
