@@ -39,7 +39,10 @@ class EngineLoop {
     Task* task = nullptr;
     int64_t n_tokens = 0;
     int64_t first_position = 0;
-    int32_t first_row = 0;
+    int64_t n_wanted = 0;   // of its last tokens: what has rows
+    int32_t first_row = 0;  // of the step's
+
+    int64_t first_wanted() const { return first_position + n_tokens - n_wanted; }
   };
   // A generation whose next token this step chooses.
   struct Row {

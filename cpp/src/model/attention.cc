@@ -50,6 +50,27 @@ void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_laye
   });
 }
 
+bool keep_wanted(const Step& step, size_t i_layer) {
+  const Config& c = step.config;
+  DecoderWorkspace& ws = step.ws;
+  if (i_layer + 1 < c.n_layers) return true;
+  size_t n = 0;
+  for (size_t t = 0; t < ws.tokens.size(); ++t) {
+    if (!ws.tokens[t].is_wanted) continue;
+    if (n < t) {
+      ws.tokens[n] = ws.tokens[t];
+      std::copy_n(ws.hidden.data() + t * c.n_embd, c.n_embd, ws.hidden.data() + n * c.n_embd);
+      std::copy_n(ws.q.data() + t * c.n_queries(), c.n_queries(), ws.q.data() + n * c.n_queries());
+    }
+    ++n;
+  }
+  if (n == ws.tokens.size()) return true;
+  ws.tokens.resize(n);
+  const PageGroup group = step.kv.layers[i_layer].group;
+  ws.attention_plans[static_cast<size_t>(group)].make(ws.wanted, attention_shape(step, group));
+  return n > 0;
+}
+
 namespace {
 
 AttentionTile tile_of(const Step& step, size_t i_layer, size_t kv_head, size_t first_token) {

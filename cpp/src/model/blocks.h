@@ -58,6 +58,7 @@ struct StepToken {
   int64_t position;
   std::byte* const* pages[kPageGroups];  // of its sequence
   bool last_of_slice;
+  bool is_wanted;
 };
 
 inline constexpr size_t kAttentionPartFloats = 1 << 20;
@@ -80,9 +81,10 @@ class DecoderWorkspace : public Workspace {
   DecoderWorkspace(const Config& config, const Weights& weights,
                    std::shared_ptr<MemoryLedger> ledger);
 
-  std::vector<StepToken> tokens;  // at most kMaxBatchTokens
-  AlignedBuffer<float> hidden;    // [token][n_embd], the residual stream
-  ActivationRows normed;          // [token][n_embd]
+  std::vector<StepToken> tokens;      // at most kMaxBatchTokens
+  std::vector<SequenceSlice> wanted;  // of the slices, what is wanted
+  AlignedBuffer<float> hidden;        // [token][n_embd], the residual stream
+  ActivationRows normed;              // [token][n_embd]
   ActivationRows normed_fine;  // the same with two planes of codes, for the values and the logits
   AlignedBuffer<float> q;      // [token][n_queries]
   AlignedBuffer<float> k;      // [token][n_keys]
@@ -202,6 +204,9 @@ void project_qkv(const Step& step, const LayerWeights& layer);
 // Norms of single heads where the layer has them, rotation, rounding to bfloat16, keys and values
 // into the pages.
 void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_layer);
+// In the last layer, leaves of hidden states, queries and the step's tokens only those that are
+// wanted. False: none are. REQUIRES: a whole step, whose keys and values of this layer are stored.
+bool keep_wanted(const Step& step, size_t i_layer);
 // attended = softmax(q k) v, ready for products. REQUIRES: a whole step.
 void attention(const Step& step, size_t i_layer);
 void project_out(const Step& step, const LayerWeights& layer);  // projected = o attended

@@ -153,12 +153,18 @@ class FakeModel : public Model {
   bool forward(std::span<const SequenceSlice> slices, Workspace& workspace, Gang& gang,
                StepWatch* watch) const override {
     auto& rows = static_cast<FakeWorkspace&>(workspace).rows;
-    size_t n_tokens = 0;
-    for (const SequenceSlice& slice : slices) n_tokens += slice.ids.size();
+    size_t n_tokens = 0, n_rows = 0;
+    std::vector<size_t> first_rows;
+    for (const SequenceSlice& slice : slices) {
+      n_tokens += slice.ids.size();
+      first_rows.push_back(n_rows);
+      n_rows += slice.n_wanted;
+      if (slice.n_wanted > slice.ids.size()) ++controls_->n_violations;
+    }
     if (n_tokens == 0 || n_tokens > kMaxBatchTokens || slices.size() > kMaxBatchSequences) {
       ++controls_->n_violations;
     }
-    rows.assign(n_tokens, {});
+    rows.assign(n_rows, {});
     ++controls_->n_steps;
     controls_->n_tokens += static_cast<int64_t>(n_tokens);
     const int micros = controls_->step_micros.load();
@@ -169,14 +175,8 @@ class FakeModel : public Model {
         return false;
       }
     }
-    std::vector<size_t> first_rows;
-    size_t first_row = 0;
-    for (const SequenceSlice& slice : slices) {
-      first_rows.push_back(first_row);
-      first_row += slice.ids.size();
-    }
     gang.for_each(slices.size(), [&](size_t i, int) {
-      run_slice(slices[i], std::span(rows).subspan(first_rows[i], slices[i].ids.size()));
+      run_slice(slices[i], std::span(rows).subspan(first_rows[i], slices[i].n_wanted));
     });
     return true;
   }
@@ -234,11 +234,12 @@ class FakeModel : public Model {
     }
     if (window_ > 0) check_window(slice, context);
     uint64_t hash = fake_hash(std::span(context).first(static_cast<size_t>(slice.first_position)));
+    const size_t n_unwanted = slice.ids.size() - rows.size();
     for (size_t i = 0; i < slice.ids.size(); ++i) {
       hash = mix(hash, static_cast<uint64_t>(slice.ids[i]));
-      rows[i].hash = hash;
+      if (i < n_unwanted) continue;
       const size_t n_seen = static_cast<size_t>(slice.first_position) + i + 1;
-      rows[i].is_poisoned = holds(std::span(context).first(n_seen), kPoison);
+      rows[i - n_unwanted] = {hash, holds(std::span(context).first(n_seen), kPoison)};
     }
   }
 

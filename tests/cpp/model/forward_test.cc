@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <span>
 #include <string>
@@ -75,8 +76,9 @@ class Pages {
     for (int64_t page = 0; (page + 1) * kPageTokens <= position + 1 - model_.window(); ++page)
       window_[static_cast<size_t>(page)] = nullptr;
   }
+  // All of it is wanted.
   SequenceSlice slice(std::span<const int32_t> ids, int64_t first_position) const {
-    return {ids, first_position, full_, window_};
+    return {ids, first_position, full_, window_, ids.size()};
   }
 
  private:
@@ -145,6 +147,53 @@ TEST_P(ForwardTest, GivesTheSameBitsInAnyChunksOnAnyThreads) {
     EXPECT_EQ(0, std::memcmp(whole.data(), run(*model, n_threads, chunk, true).data(),
                              whole.size() * sizeof(float)))
         << n_threads << " threads, chunks of " << chunk;
+  }
+}
+
+// Three sequences of the same ids, step by step: what is wanted of a step comes out alone, in the
+// order of its slices, and what is not wanted leaves its keys and values behind.
+TEST_P(ForwardTest, GivesTheSameBitsWhereOnlySomeAreWanted) {
+  struct Part {
+    int64_t first, n;
+    size_t n_wanted;
+  };
+  const std::vector<std::vector<Part>> steps = {
+      {{0, 40, 0}, {0, 70, 0}, {0, 90, 0}},      // none
+      {{40, 1, 1}, {70, 100, 0}, {90, 33, 1}},   // one that decodes, the end of a prompt
+      {{41, 1, 1}, {170, 1, 1}, {123, 64, 40}},  // some of a slice
+      {{42, 1, 0}, {171, 1, 1}, {187, 1, 1}},   {{43, 200, 200}, {172, 9, 8}, {188, 3, 3}},
+  };
+  const auto model = seven_layers();
+  const auto n_vocab = static_cast<size_t>(model->n_vocab());
+  const auto want = run(*model, 1, 256, false);
+  for (const int n_threads : {1, 2, 3}) {
+    Gang gang(n_threads);
+    const auto workspace = model->make_workspace();
+    Pages pages[] = {Pages(*model), Pages(*model), Pages(*model)};
+    for (const auto& step : steps) {
+      std::vector<SequenceSlice> slices;
+      std::vector<int64_t> positions;
+      for (size_t i = 0; i < step.size(); ++i) {
+        const Part& part = step[i];
+        pages[i].grow(part.first + part.n);
+        slices.push_back(pages[i].slice(
+            std::span(ids_).subspan(static_cast<size_t>(part.first), static_cast<size_t>(part.n)),
+            part.first));
+        slices.back().n_wanted = part.n_wanted;
+        for (auto n = static_cast<int64_t>(part.n_wanted); n > 0; --n)
+          positions.push_back(part.first + part.n - n);
+      }
+      ASSERT_TRUE(model->forward(slices, *workspace, gang, nullptr));
+      std::vector<float> out(positions.size() * n_vocab);
+      std::vector<int32_t> rows(positions.size());
+      std::iota(rows.begin(), rows.end(), 0);
+      if (!rows.empty()) model->logits(rows, *workspace, gang, out.data());
+      for (size_t i = 0; i < rows.size(); ++i)
+        EXPECT_EQ(0, std::memcmp(out.data() + i * n_vocab,
+                                 want.data() + static_cast<size_t>(positions[i]) * n_vocab,
+                                 n_vocab * sizeof(float)))
+            << n_threads << " threads, position " << positions[i];
+    }
   }
 }
 

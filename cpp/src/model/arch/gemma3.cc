@@ -65,6 +65,7 @@ void run_layer(const Step& step, size_t i) {
     project_qkv(part, layer);
     rotate_and_store(part, layer, i);
   });
+  if (!keep_wanted(step, i)) return;
   attention(step, i);
   in_parts(step, [&](const Step& part) {
     project_out(part, layer);
