@@ -11,6 +11,7 @@ extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const decltype(Kernels::matmul) kMatmulAvx2Vnni;
 extern const OwnKernels kOwnAvx512Bf16;
+extern const OwnKernels kOwnAvx512Bf16OneDot;
 extern const OwnKernels kOwnAvx512Amx;
 
 namespace {
@@ -83,10 +84,13 @@ const Kernels& avx512_amx_table() {
   return table;
 }
 
-// AVX-512's table with bfloat16 dots, and products in AMD's shapes (simd_avx512_bf16.h).
+// AVX-512's table with bfloat16 dots, and products in AMD's shapes (simd_avx512_bf16.h). No bit
+// tells how many dots of 512 bits a processor takes in a cycle; AVX-VNNI came with those of AMD's
+// that take two (Zen 5).
 const Kernels& avx512_bf16_table() {
-  static const Kernels table =
-      changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) { take(own, kOwnAvx512Bf16); });
+  static const Kernels table = changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) {
+    take(own, cpu().avx2_vnni ? kOwnAvx512Bf16 : kOwnAvx512Bf16OneDot);
+  });
   return table;
 }
 

@@ -294,13 +294,13 @@ template <class S, bool kFine, class Fn>
 // Fewer tokens wait for memory, which is read faster as one stream than as two.
 inline constexpr size_t kLeastOfPairs = 8;
 
-// fn.operator()<kPanels>(panel) for all panels, two at a time where that is faster.
-template <class S, class Fn>
+// fn.operator()<kPanels>(panel) for all panels, with kPairs two at a time where that is faster.
+template <bool kPairs, class Fn>
 [[gnu::always_inline]] inline void for_each_panel(size_t first, size_t n_panels, size_t n_tokens,
                                                   const Fn& fn) {
   size_t panel = first;
   const size_t end = first + n_panels;
-  if constexpr (kTakesPairs<S>)
+  if constexpr (kPairs)
     if (n_tokens >= kLeastOfPairs)
       for (; panel + 2 <= end; panel += 2) fn.template operator()<2>(panel);
   for (; panel < end; ++panel) fn.template operator()<1>(panel);
@@ -332,10 +332,10 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
   }
 }
 
-template <class S, class F, bool kFine>
+template <class S, class F, bool kFine, bool kPairs>
 void multiply_panels(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                      const Activations& a, size_t n_tokens, float* out, size_t out_stride) {
-  for_each_panel<S>(first_panel, n_panels, n_tokens, [&]<size_t kPanels>(size_t panel) {
+  for_each_panel<kPairs>(first_panel, n_panels, n_tokens, [&]<size_t kPanels>(size_t panel) {
     in_tiles<S, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
       panel_tile<S, F, kFine, kPanels, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
     });
@@ -352,7 +352,7 @@ requires(F::kSigned&& requires { typename S::SignedFine; }) struct FineSet<S, F>
   using Type = typename S::SignedFine;
 };
 
-template <class S>
+template <class S, bool kPairs = kTakesPairs<S>>
 void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
             size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
@@ -360,10 +360,10 @@ void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Ac
       for (size_t p = first_panel; p < first_panel + n_panels; ++p)
         float_tokens<S, F, S::kFloatTile>(w, p, a, 0, n_tokens, out, out_stride);
     else if (a.low_codes == nullptr)
-      multiply_panels<S, F, false>(w, first_panel, n_panels, a, n_tokens, out, out_stride);
+      multiply_panels<S, F, false, kPairs>(w, first_panel, n_panels, a, n_tokens, out, out_stride);
     else
-      multiply_panels<typename FineSet<S, F>::Type, F, true>(w, first_panel, n_panels, a, n_tokens,
-                                                             out, out_stride);
+      multiply_panels<typename FineSet<S, F>::Type, F, true, kPairs>(w, first_panel, n_panels, a,
+                                                                     n_tokens, out, out_stride);
   });
 }
 
