@@ -39,11 +39,12 @@ class Sequence {
   int32_t run(int64_t first, int64_t n) {
     const auto ids =
         std::span<const int32_t>(ids_).subspan(static_cast<size_t>(first), static_cast<size_t>(n));
-    const SequenceSlice slice{ids, first, full_, window_, 1};
+    // All of it wanted, as in a layer that is not the last: the model may have but one.
+    const SequenceSlice slice{ids, first, full_, window_, ids.size()};
     model_.forward({&slice, 1}, *workspace_, gang_, nullptr);
     // As the engine does for a greedy choice.
     TokenLogit best;
-    RankedRow row{0, 1, &best};
+    RankedRow row{static_cast<int32_t>(n - 1), 1, &best};
     model_.first_ranks({&row, 1}, *workspace_, gang_);
     if (row.n_found == 1) return best.id;
     model_.logits({&row.row, 1}, *workspace_, gang_, logits_.data());
