@@ -1,4 +1,5 @@
-"""Instructions of one 128-token prefill and one decode step for each weight format (B86).
+"""Instructions of a chunk of 128 tokens amid a prompt, of one that is all outputs (prefill),
+and of a decode step, for each weight format (B86).
 
     python tests/callgrind/counts.py BUILD            compares with counts.json; fails at + 3 %
     python tests/callgrind/counts.py BUILD --update   writes counts.json anew
@@ -26,6 +27,7 @@ from tiny_models import GEMMA_MIX, SMOLLM_MIX, TYPES, TinySpec, write_tiny  # no
 
 COUNTS = HERE / "counts.json"
 LIMIT = 1.03
+STEPS = {"chunk", "prefill", "decode"}
 ISA = "avx2"
 SPECS = {
     **{name: TinySpec(n_layers=1, type=name) for name in TYPES},
@@ -50,7 +52,7 @@ def measure(steps: Path, folder: Path) -> Counts:
         if label is None or total is None:
             raise SystemExit(f"counts: callgrind wrote no label or total into {dump.name}")
         found[list(SPECS)[int(label[1])]][label[2]] = int(total[1])
-    missing = [name for name, counts in found.items() if set(counts) != {"prefill", "decode"}]
+    missing = [name for name, counts in found.items() if set(counts) != STEPS]
     if missing:
         raise SystemExit(f"counts: callgrind gave no counts of {', '.join(missing)}")
     return found

@@ -35,13 +35,12 @@ class Sequence {
     logits_.resize(static_cast<size_t>(model.n_vocab()));
   }
 
-  // Tokens [first, first + n), and the choice of the next.
+  // Tokens [first, first + n), none of them an output.
+  void run_chunk(int64_t first, int64_t n) { forward(first, n, 0); }
+  // The same with all of them outputs, as in a layer that is not the last (the model may have but
+  // one), and the choice of the next.
   int32_t run(int64_t first, int64_t n) {
-    const auto ids =
-        std::span<const int32_t>(ids_).subspan(static_cast<size_t>(first), static_cast<size_t>(n));
-    // All of it wanted, as in a layer that is not the last: the model may have but one.
-    const SequenceSlice slice{ids, first, full_, window_, ids.size()};
-    model_.forward({&slice, 1}, *workspace_, gang_, nullptr);
+    const auto ids = forward(first, n, static_cast<size_t>(n));
     // As the engine does for a greedy choice.
     TokenLogit best;
     RankedRow row{static_cast<int32_t>(n - 1), 1, &best};
@@ -52,6 +51,13 @@ class Sequence {
   }
 
  private:
+  std::span<const int32_t> forward(int64_t first, int64_t n, size_t n_outputs) {
+    const auto ids =
+        std::span<const int32_t>(ids_).subspan(static_cast<size_t>(first), static_cast<size_t>(n));
+    const SequenceSlice slice{ids, first, full_, window_, n_outputs};
+    model_.forward({&slice, 1}, *workspace_, gang_, nullptr);
+    return ids;
+  }
   std::byte* take(PageGroup group) {
     pages_.emplace_back(model_.page_bytes(group));
     std::fill_n(pages_.back().data(), pages_.back().bytes(), std::byte{});
@@ -70,9 +76,10 @@ class Sequence {
   SamplerScratch scratch_;
 };
 
-void count(Sequence& sequence, int64_t first, int64_t n, const std::string& label) {
+template <class Fn>
+void count(const std::string& label, const Fn& fn) {
   CALLGRIND_START_INSTRUMENTATION;
-  sequence.run(first, n);
+  fn();
   CALLGRIND_STOP_INSTRUMENTATION;
   CALLGRIND_DUMP_STATS_AT(label.c_str());
 }
@@ -83,8 +90,9 @@ void count_steps(const std::string& path, const std::string& index) {
   const auto model = load_model(gguf::parse(*source), *source, CacheType::kBf16, gang, {});
   Sequence sequence(*model);
   sequence.run(0, 1);  // what happens once only is not counted
-  count(sequence, 0, kPromptTokens, index + " prefill");
-  count(sequence, kPromptTokens, 1, index + " decode");
+  count(index + " chunk", [&] { sequence.run_chunk(0, kPromptTokens); });
+  count(index + " prefill", [&] { sequence.run(0, kPromptTokens); });
+  count(index + " decode", [&] { sequence.run(kPromptTokens, 1); });
 }
 
 }  // namespace

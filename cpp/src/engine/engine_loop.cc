@@ -299,9 +299,9 @@ void EngineLoop::reserve() {
     }
     if (task.last_step == 0) task.note_first_step();
     task.last_step = n_steps_;
-    const int64_t n_wanted = task.n_wanted(planned.n_tokens);
-    slices_.push_back({&task, planned.n_tokens, task.kv().size(), n_wanted, n_rows});
-    n_rows += static_cast<int32_t>(n_wanted);
+    const int64_t n_outputs = task.n_outputs(planned.n_tokens);
+    slices_.push_back({&task, planned.n_tokens, task.kv().size(), n_outputs, n_rows});
+    n_rows += static_cast<int32_t>(n_outputs);
   }
 }
 
@@ -322,7 +322,7 @@ bool EngineLoop::compute() {
     batch_.push_back({slice.task->context().subspan(static_cast<size_t>(slice.first_position),
                                                     static_cast<size_t>(slice.n_tokens)),
                       slice.first_position, kv.pages(PageGroup::kFull),
-                      kv.pages(PageGroup::kWindow), static_cast<size_t>(slice.n_wanted)});
+                      kv.pages(PageGroup::kWindow), static_cast<size_t>(slice.n_outputs)});
     n_tokens += slice.n_tokens;
     const double n = static_cast<double>(slice.n_tokens);
     sum_of_contexts += n * (static_cast<double>(slice.first_position) + n / 2);
@@ -353,7 +353,7 @@ void EngineLoop::publish_rows() {
   size_t n_rows = 0;
   for (const Slice& slice : slices_) {
     auto* const generation = dynamic_cast<GenerationTask*>(slice.task);
-    if (generation == nullptr || generation->n_left() > 0 || generation->is_ended()) continue;
+    if (generation == nullptr || slice.n_outputs == 0 || generation->is_ended()) continue;
     Row& row = rows_[n_rows++];
     row.task = generation;
     row.row = slice.first_row;
@@ -440,7 +440,7 @@ void EngineLoop::choose(Row& row, std::span<Values> values, int worker) noexcept
 void EngineLoop::write_scores(const Slice& slice, ScoreTask& task) {
   try {
     const std::vector<int32_t> wanted =
-        task.wanted_rows(slice.first_wanted(), slice.n_wanted, slice.first_row);
+        task.wanted_rows(slice.first_output(), slice.n_outputs, slice.first_row);
     const size_t n_vocab = static_cast<size_t>(model_->n_vocab());
     size_t done = 0;
     do {
@@ -451,7 +451,7 @@ void EngineLoop::write_scores(const Slice& slice, ScoreTask& task) {
         if (row_is_finite(std::span<const float>(out + i * n_vocab, n_vocab))) continue;
         throw Error(ErrorKind::kInference, "NON_FINITE_LOGITS",
                     "the model gave logits that are not finite numbers in the row after position " +
-                        std::to_string(slice.first_wanted() + rows[i] - slice.first_row));
+                        std::to_string(slice.first_output() + rows[i] - slice.first_row));
       }
       task.note_written(rows.size());
       done += rows.size();

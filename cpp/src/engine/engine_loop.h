@@ -39,10 +39,10 @@ class EngineLoop {
     Task* task = nullptr;
     int64_t n_tokens = 0;
     int64_t first_position = 0;
-    int64_t n_wanted = 0;   // of its last tokens: what has rows
-    int32_t first_row = 0;  // of the step's
+    int64_t n_outputs = 0;  // how many of its last tokens have a row
+    int32_t first_row = 0;  // the row of the first of them
 
-    int64_t first_wanted() const { return first_position + n_tokens - n_wanted; }
+    int64_t first_output() const { return first_position + n_tokens - n_outputs; }
   };
   // A generation whose next token this step chooses.
   struct Row {

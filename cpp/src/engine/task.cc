@@ -92,7 +92,7 @@ std::shared_ptr<Waker> ScoreTask::fail(std::shared_ptr<const Error> error) {
 
 int64_t ScoreTask::n_left() const { return job_->positions().back() + 1 - kv().size(); }
 
-int64_t ScoreTask::n_wanted(int64_t n) const {
+int64_t ScoreTask::n_outputs(int64_t n) const {
   const int64_t end = kv().size() + n;
   return std::max(end - job_->positions()[n_written_], int64_t{0});
 }

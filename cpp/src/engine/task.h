@@ -47,8 +47,8 @@ class Task {
   virtual void note_first_step() {}
   // Tokens that still have to be computed.
   virtual int64_t n_left() const = 0;
-  // Of how many of the last ones the next n tokens' hidden states are wanted.
-  virtual int64_t n_wanted(int64_t n) const = 0;
+  // How many of the next n tokens, the last of them, it needs the hidden states of.
+  virtual int64_t n_outputs(int64_t n) const = 0;
   virtual Clock::time_point deadline() const { return Clock::time_point::max(); }
   KvCache& kv() { return kv_; }
   const KvCache& kv() const { return kv_; }
@@ -82,7 +82,7 @@ class GenerationTask final : public Task {
   }
   void note_first_step() override { channel_->note_first_step(kv().n_reused()); }
   int64_t n_left() const override { return static_cast<int64_t>(context_.size()) - kv().size(); }
-  int64_t n_wanted(int64_t n) const override { return n == n_left() ? 1 : 0; }
+  int64_t n_outputs(int64_t n) const override { return n == n_left() ? 1 : 0; }
   Clock::time_point deadline() const override {
     return channel_->spec().token.deadline().value_or(Clock::time_point::max());
   }
@@ -122,7 +122,7 @@ class ScoreTask final : public Task {
   std::span<const int32_t> context() const override { return job_->ids(); }
   int64_t n_prompt() const override { return 0; }  // counted nowhere
   int64_t n_left() const override;
-  int64_t n_wanted(int64_t n) const override;
+  int64_t n_outputs(int64_t n) const override;
 
   // Of n tokens from `first_position` on, whose rows begin at `first_row`, the rows that the caller
   // wants, and where they go.

@@ -85,8 +85,8 @@ const Kernels& avx512_amx_table() {
 }
 
 // AVX-512's table with bfloat16 dots, and products in AMD's shapes (simd_avx512_bf16.h). No bit
-// tells how many dots of 512 bits a processor takes in a cycle; AVX-VNNI came with those of AMD's
-// that take two (Zen 5).
+// tells how many dots of 512 bits a processor takes in a cycle; of AMD's, those that take two (Zen
+// 5) have AVX-VNNI, too. (Intel's Cooper Lake, which has none, loses a little speed.)
 const Kernels& avx512_bf16_table() {
   static const Kernels table = changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) {
     take(own, cpu().avx2_vnni ? kOwnAvx512Bf16 : kOwnAvx512Bf16OneDot);

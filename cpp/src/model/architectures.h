@@ -11,7 +11,8 @@ struct Architecture {
   const char* name;  // general.architecture
   Config (*read_config)(const gguf::Header& header);
   void (*bind_weights)(const Config& config, WeightBinder& binder, Weights& weights);
-  // Takes hidden and normed from one layer to the next.
+  // Takes hidden and normed from one layer to the next; the last one ends where attention() says
+  // that there is nothing to go on with.
   void (*run_layer)(const Step& step, size_t i);
 };
 

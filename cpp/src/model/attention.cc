@@ -50,27 +50,6 @@ void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_laye
   });
 }
 
-bool keep_wanted(const Step& step, size_t i_layer) {
-  const Config& c = step.config;
-  DecoderWorkspace& ws = step.ws;
-  if (i_layer + 1 < c.n_layers) return true;
-  size_t n = 0;
-  for (size_t t = 0; t < ws.tokens.size(); ++t) {
-    if (!ws.tokens[t].is_wanted) continue;
-    if (n < t) {
-      ws.tokens[n] = ws.tokens[t];
-      std::copy_n(ws.hidden.data() + t * c.n_embd, c.n_embd, ws.hidden.data() + n * c.n_embd);
-      std::copy_n(ws.q.data() + t * c.n_queries(), c.n_queries(), ws.q.data() + n * c.n_queries());
-    }
-    ++n;
-  }
-  if (n == ws.tokens.size()) return true;
-  ws.tokens.resize(n);
-  const PageGroup group = step.kv.layers[i_layer].group;
-  ws.attention_plans[static_cast<size_t>(group)].make(ws.wanted, attention_shape(step, group));
-  return n > 0;
-}
-
 namespace {
 
 AttentionTile tile_of(const Step& step, size_t i_layer, size_t kv_head, size_t first_token) {
@@ -159,10 +138,32 @@ void finish_token(const Step& step, TokenParts parts, size_t t) {
     kernels().quantize(step.ws.attended.view(), t, 1);
 }
 
+// Leaves of the tokens, their hidden states and their queries only those of the outputs.
+void keep_outputs(const Step& step, size_t i_layer) {
+  const Config& c = step.config;
+  DecoderWorkspace& ws = step.ws;
+  size_t n = 0;
+  for (size_t t = 0; t < ws.tokens.size(); ++t) {
+    if (!ws.tokens[t].is_output) continue;
+    if (n < t) {
+      ws.tokens[n] = ws.tokens[t];
+      std::copy_n(ws.hidden.data() + t * c.n_embd, c.n_embd, ws.hidden.data() + n * c.n_embd);
+      std::copy_n(ws.q.data() + t * c.n_queries(), c.n_queries(), ws.q.data() + n * c.n_queries());
+    }
+    ++n;
+  }
+  if (n == ws.tokens.size()) return;
+  ws.tokens.resize(n);
+  const PageGroup group = step.kv.layers[i_layer].group;
+  ws.attention_plans[static_cast<size_t>(group)].make(ws.outputs, attention_shape(step, group));
+}
+
 }  // namespace
 
-void attention(const Step& step, size_t i_layer) {
+bool attention(const Step& step, size_t i_layer) {
   const Config& c = step.config;
+  if (i_layer + 1 == c.n_layers) keep_outputs(step, i_layer);
+  if (step.n_tokens() == 0) return false;
   const auto group = static_cast<size_t>(step.kv.layers[i_layer].group);
   const AttentionPlan& plan = step.ws.attention_plans[group];
   // Head by head: threads that are at the same head's keys find them in the shared cache.
@@ -172,6 +173,7 @@ void attention(const Step& step, size_t i_layer) {
                   [&](size_t owner, size_t i) { attend(step, i_layer, plan.items_of(owner), i); });
   if (plan.has_parts() || !gives_whole_blocks(c))
     for_each_token(step, [&](size_t t) { finish_token(step, plan.parts(t), t); });
+  return true;
 }
 
 }  // namespace smallmind

@@ -1,5 +1,5 @@
-// How the attention of a step is cut into items: the same for all layers of a page group, and for
-// each of their kv heads.
+// How the attention of a step is cut into items: the same for all layers of a page group, but for
+// the last layer's outputs, and for each of their kv heads.
 #pragma once
 
 #include <cstddef>

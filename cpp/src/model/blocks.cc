@@ -130,7 +130,7 @@ DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w,
       attention_parts(kAttentionPartFloats),
       head(c.n_vocab, c.n_embd) {
   tokens.reserve(kMaxBatchTokens);
-  wanted.reserve(kMaxBatchSequences);
+  outputs.reserve(kMaxBatchSequences);
   if (c.rope_base_window > 0) rope_window = make_rope(c.n_rot, c.rope_base_window, 1.0f, {});
   const size_t n_bytes = hidden.bytes() + normed.bytes() + normed_fine.bytes() + q.bytes() +
                          k.bytes() + v.bytes() + attended.bytes() + projected.bytes() +
@@ -153,19 +153,19 @@ InputNorm ffn_norm(const LayerWeights& layer) { return {layer.ffn_norm, false}; 
 void begin_step(std::span<const SequenceSlice> slices, const Step& step) {
   DecoderWorkspace& ws = step.ws;
   ws.tokens.clear();
-  ws.wanted.clear();
+  ws.outputs.clear();
   for (const SequenceSlice& slice : slices) {
-    const size_t n_unwanted = slice.ids.size() - slice.n_wanted;
+    const size_t first_output = slice.ids.size() - slice.n_outputs;
     for (size_t i = 0; i < slice.ids.size(); ++i)
       ws.tokens.push_back({slice.ids[i],
                            slice.first_position + static_cast<int64_t>(i),
                            {slice.pages.data(), slice.window_pages.data()},
                            i + 1 == slice.ids.size(),
-                           i >= n_unwanted});
-    if (slice.n_wanted == 0) continue;
-    ws.wanted.push_back(slice);
-    ws.wanted.back().ids = slice.ids.last(slice.n_wanted);
-    ws.wanted.back().first_position += static_cast<int64_t>(n_unwanted);
+                           i >= first_output});
+    if (slice.n_outputs == 0) continue;
+    ws.outputs.push_back(slice);
+    ws.outputs.back().ids = slice.ids.last(slice.n_outputs);
+    ws.outputs.back().first_position += static_cast<int64_t>(first_output);
   }
   for (const PageGroup group : {PageGroup::kFull, PageGroup::kWindow})
     if (step.kv.page_bytes[static_cast<size_t>(group)] > 0)

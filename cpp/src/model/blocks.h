@@ -58,7 +58,7 @@ struct StepToken {
   int64_t position;
   std::byte* const* pages[kPageGroups];  // of its sequence
   bool last_of_slice;
-  bool is_wanted;
+  bool is_output;
 };
 
 inline constexpr size_t kAttentionPartFloats = 1 << 20;
@@ -81,10 +81,10 @@ class DecoderWorkspace : public Workspace {
   DecoderWorkspace(const Config& config, const Weights& weights,
                    std::shared_ptr<MemoryLedger> ledger);
 
-  std::vector<StepToken> tokens;      // at most kMaxBatchTokens
-  std::vector<SequenceSlice> wanted;  // of the slices, what is wanted
-  AlignedBuffer<float> hidden;        // [token][n_embd], the residual stream
-  ActivationRows normed;              // [token][n_embd]
+  std::vector<StepToken> tokens;       // at most kMaxBatchTokens
+  std::vector<SequenceSlice> outputs;  // of the slices of this step, those that have some
+  AlignedBuffer<float> hidden;         // [token][n_embd], the residual stream
+  ActivationRows normed;               // [token][n_embd]
   ActivationRows normed_fine;  // the same with two planes of codes, for the values and the logits
   AlignedBuffer<float> q;      // [token][n_queries]
   AlignedBuffer<float> k;      // [token][n_keys]
@@ -131,7 +131,7 @@ AttentionShape attention_shape(const Step& step, PageGroup group);
 inline constexpr size_t kInlineTokens = 4;
 
 // The tokens whose rows a thread of the gang computes, if it comes in time: the same in all
-// regions of a step. REQUIRES: a whole step.
+// regions of a step up to its last attention. REQUIRES: a whole step.
 inline TokenRange tokens_of(const Step& step, size_t worker) {
   const Ownership tokens{step.n_tokens(), static_cast<size_t>(step.gang.n_threads())};
   return {tokens.first_of(worker), tokens.first_of(worker + 1)};
@@ -191,7 +191,8 @@ struct InputNorm {
 InputNorm attention_norm(const Step& step, size_t i_layer);
 InputNorm ffn_norm(const LayerWeights& layer);
 
-// Lists the tokens, fills the rotary tables. REQUIRES: a whole step.
+// Lists the tokens and the outputs, plans the attention, fills the rotary tables. REQUIRES: a whole
+// step.
 void begin_step(std::span<const SequenceSlice> slices, const Step& step);
 void embed(const Step& step);  // hidden = embedding row * embedding_scale
 // normed = rms_norm(hidden), and normed_fine where next.has_fine, ready for products.
@@ -204,11 +205,11 @@ void project_qkv(const Step& step, const LayerWeights& layer);
 // Norms of single heads where the layer has them, rotation, rounding to bfloat16, keys and values
 // into the pages.
 void rotate_and_store(const Step& step, const LayerWeights& layer, size_t i_layer);
-// In the last layer, leaves of hidden states, queries and the step's tokens only those that are
-// wanted. False: none are. REQUIRES: a whole step, whose keys and values of this layer are stored.
-bool keep_wanted(const Step& step, size_t i_layer);
-// attended = softmax(q k) v, ready for products. REQUIRES: a whole step.
-void attention(const Step& step, size_t i_layer);
+// attended = softmax(q k) v, ready for products. Of the last layer's tokens only the outputs go on:
+// from here the step has no others, in hidden too, and the rows of k, v and the rotary tables are
+// nobody's. False: it has none. REQUIRES: a whole step, whose keys and values of this layer are
+// stored.
+[[nodiscard]] bool attention(const Step& step, size_t i_layer);
 void project_out(const Step& step, const LayerWeights& layer);  // projected = o attended
 void feed_forward(const Step& step,
                   const LayerWeights& layer);  // projected = down (act(gate normed) * up normed)

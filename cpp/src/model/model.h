@@ -29,14 +29,14 @@ inline constexpr size_t kPageGroups = 2;
 // KV of all earlier positions is in the pages; forward() writes theirs. pages[i] and
 // window_pages[i] hold positions [32 i, 32 i + 32), each page_bytes(group) long and 64-byte
 // aligned. Window pages that no token of the slice can see may be null, and all pages of a group of
-// 0 bytes are. Wanted are the hidden states of the last n_wanted tokens, at most all of them: of
-// the others the last layer writes keys and values only.
+// 0 bytes are. Outputs are the last n_outputs tokens, at most all of them: of the others the last
+// layer writes keys and values, and no hidden state comes out.
 struct SequenceSlice {
   std::span<const int32_t> ids;  // each in [0, n_vocab)
   int64_t first_position = 0;
   std::span<std::byte* const> pages;
   std::span<std::byte* const> window_pages;
-  size_t n_wanted = 0;
+  size_t n_outputs = 0;
 };
 
 // One row of Model::first_ranks.
@@ -75,14 +75,14 @@ class Model {
   virtual uint64_t weight_bytes() const = 0;
 
   virtual std::unique_ptr<Workspace> make_workspace() const = 0;
-  // Computes all slices in one pass over the weights (REQUIRES: at most kMaxBatchTokens tokens in
-  // all, at least one) and leaves the final hidden state of every wanted token, in the order of the
-  // slices, in the workspace. False when the watch ended it: the slices' positions are then as
-  // before. `watch` may be null.
+  // Computes all slices in one pass over the weights (REQUIRES: at most kMaxBatchSequences of them,
+  // with at most kMaxBatchTokens tokens in all and at least one) and leaves the final hidden state
+  // of every output, in the order of the slices, in the workspace. False when the watch ended it:
+  // the slices' positions are then as before. `watch` may be null.
   virtual bool forward(std::span<const SequenceSlice> slices, Workspace& workspace, Gang& gang,
                        StepWatch* watch) const = 0;
   // Raw logits of the workspace's hidden states `rows` (row indices in the order of forward's
-  // wanted tokens): out is [rows.size(), n_vocab]. An out-of-range value (NaN, infinity) is written
+  // outputs): out is [rows.size(), n_vocab]. An out-of-range value (NaN, infinity) is written
   // as it is: the caller checks with row_is_finite.
   virtual void logits(std::span<const int32_t> rows, Workspace& workspace, Gang& gang,
                       float* out) const = 0;

@@ -229,6 +229,28 @@ TEST(ConcurrencyTest, ScoresAreTheModelsLogits) {
   EXPECT_TRUE(engine.becomes_idle());
 }
 
+// Of a prompt the last token's; of a score's steps those from the first position asked for on.
+TEST(ConcurrencyTest, AStepAsksForFewHiddenStates) {
+  FakeEngine engine;
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 700; ++i) ids.push_back((i * 31) % 200);
+  const std::vector<int64_t> positions = {250, 699};
+  std::vector<float> out(positions.size() * kVocab);
+  engine->score(ids, positions, out.data(), {});
+  for (size_t i = 0; i < positions.size(); ++i) {
+    const auto context = std::span(ids).first(static_cast<size_t>(positions[i]) + 1);
+    const std::vector<float> expected = fake_logits(fake_hash(context));
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), out.begin() + i * kVocab)) << i;
+  }
+  const int64_t after_score = engine.controls->n_outputs;
+  EXPECT_GE(after_score, 2);
+  EXPECT_LE(after_score, kMaxBatchTokens + 1);  // at most the whole step with position 250
+  const std::string prompt(600, 'x');
+  engine.session()->start_text(prompt, greedy(3), collecting())->wait_end(kForever);
+  EXPECT_LE(engine.controls->n_outputs - after_score, 3);
+  EXPECT_GE(engine.controls->n_outputs - after_score, 1);
+}
+
 TEST(ConcurrencyTest, ScoreIsCancelledByTokenAndByTick) {
   FakeEngine engine;
   engine.controls->step_micros = 20'000;

@@ -124,6 +124,7 @@ struct FakeControls {
   std::atomic<int> n_steps{0};
   std::atomic<int> n_abandoned_steps{0};
   std::atomic<int64_t> n_tokens{0};
+  std::atomic<int64_t> n_outputs{0};
   std::atomic<int> n_violations{0};  // of forward's contract
   std::atomic<int> largest_slice{0};
 };
@@ -158,14 +159,15 @@ class FakeModel : public Model {
     for (const SequenceSlice& slice : slices) {
       n_tokens += slice.ids.size();
       first_rows.push_back(n_rows);
-      n_rows += slice.n_wanted;
-      if (slice.n_wanted > slice.ids.size()) ++controls_->n_violations;
+      n_rows += slice.n_outputs;
+      if (slice.n_outputs > slice.ids.size()) ++controls_->n_violations;
     }
     if (n_tokens == 0 || n_tokens > kMaxBatchTokens || slices.size() > kMaxBatchSequences) {
       ++controls_->n_violations;
     }
     rows.assign(n_rows, {});
     ++controls_->n_steps;
+    controls_->n_outputs += static_cast<int64_t>(n_rows);
     controls_->n_tokens += static_cast<int64_t>(n_tokens);
     const int micros = controls_->step_micros.load();
     for (int layer = 0; micros > 0 && layer < kLayers; ++layer) {
@@ -176,7 +178,7 @@ class FakeModel : public Model {
       }
     }
     gang.for_each(slices.size(), [&](size_t i, int) {
-      run_slice(slices[i], std::span(rows).subspan(first_rows[i], slices[i].n_wanted));
+      run_slice(slices[i], std::span(rows).subspan(first_rows[i], slices[i].n_outputs));
     });
     return true;
   }
@@ -234,12 +236,12 @@ class FakeModel : public Model {
     }
     if (window_ > 0) check_window(slice, context);
     uint64_t hash = fake_hash(std::span(context).first(static_cast<size_t>(slice.first_position)));
-    const size_t n_unwanted = slice.ids.size() - rows.size();
+    const size_t first_output = slice.ids.size() - rows.size();
     for (size_t i = 0; i < slice.ids.size(); ++i) {
       hash = mix(hash, static_cast<uint64_t>(slice.ids[i]));
-      if (i < n_unwanted) continue;
+      if (i < first_output) continue;
       const size_t n_seen = static_cast<size_t>(slice.first_position) + i + 1;
-      rows[i - n_unwanted] = {hash, holds(std::span(context).first(n_seen), kPoison)};
+      rows[i - first_output] = {hash, holds(std::span(context).first(n_seen), kPoison)};
     }
   }
 

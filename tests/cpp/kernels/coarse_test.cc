@@ -107,22 +107,22 @@ TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
   std::mt19937 rng(3);
   const RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
   std::normal_distribution<float> draw;
-  for (const Kernels* isa : available_kernels()) {
+  for (const Kernels& isa : available_products()) {
     for (const size_t n_tokens : {1, 2, 3, 4, 16, 33, 64}) {
       ActivationBuffer buffer(n_tokens, kColumns);
       Activations a = buffer.view(true);
       for (size_t i = 0; i < n_tokens * kColumns; ++i) a.values[i] = draw(rng);
-      isa->quantize_fine(a, 0, n_tokens);
+      isa.quantize_fine(a, 0, n_tokens);
       for (const bool fine : {false, true}) {
         const auto is_fine = std::make_unique<bool[]>(kColumns / 32);
         std::fill_n(is_fine.get(), kColumns / 32, fine);
         std::vector<float> all(n_tokens * kRows), out(n_tokens * 5, -1.0f);
-        isa->coarse_maxima(matrix.view(), 0, 3, a, is_fine.get(), n_tokens, out.data() + 1, 5);
+        isa.coarse_maxima(matrix.view(), 0, 3, a, is_fine.get(), n_tokens, out.data() + 1, 5);
         Activations planes = a;
         if (!fine) planes.low_codes = nullptr;
-        isa->matmul(matrix.view(), 0, 3, planes, n_tokens, all.data(), kRows);
+        isa.matmul(matrix.view(), 0, 3, planes, n_tokens, all.data(), kRows);
         for (size_t t = 0; t < n_tokens; ++t) EXPECT_EQ(out[t * 5], -1.0f);
-        expect_highest(*isa, all, n_tokens, out.data() + 1, 5);
+        expect_highest(isa, all, n_tokens, out.data() + 1, 5);
       }
     }
   }
@@ -136,12 +136,12 @@ TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
   std::mt19937 rng(5);
   const RandomMatrix matrix(GetParam(), kRows, kLongRow, rng);
   std::normal_distribution<float> draw;
-  for (const Kernels* isa : available_kernels()) {
+  for (const Kernels& isa : available_products()) {
     for (const size_t n_tokens : {1, 4, 7, 12, 16, 31, 37}) {
       ActivationBuffer buffer(n_tokens, kLongRow);
       Activations a = buffer.view(true);
       for (size_t i = 0; i < n_tokens * kLongRow; ++i) a.values[i] = draw(rng);
-      isa->quantize_fine(a, 0, n_tokens);
+      isa.quantize_fine(a, 0, n_tokens);
       bool is_fine[kBlocks];
       for (bool& fine : is_fine) fine = rng() % 2 != 0;
       for (size_t block = 0; block < n_tokens * kBlocks; ++block) {
@@ -151,11 +151,11 @@ TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
         a.low_minus_sums[block] = 0;
       }
       std::vector<float> all(n_tokens * kRows), out(n_tokens * 3);
-      isa->matmul(matrix.view(), 0, 3, a, n_tokens, all.data(), kRows);
+      isa.matmul(matrix.view(), 0, 3, a, n_tokens, all.data(), kRows);
       for (size_t block = 0; block < n_tokens * kBlocks; ++block)
         if (!is_fine[block % kBlocks]) a.scales[block] *= 128;
-      isa->coarse_maxima(matrix.view(), 0, 3, a, is_fine, n_tokens, out.data(), 3);
-      expect_highest(*isa, all, n_tokens, out.data(), 3);
+      isa.coarse_maxima(matrix.view(), 0, 3, a, is_fine, n_tokens, out.data(), 3);
+      expect_highest(isa, all, n_tokens, out.data(), 3);
     }
   }
 }

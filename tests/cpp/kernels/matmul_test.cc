@@ -173,8 +173,7 @@ float expected_dot(const Weights& w, size_t row, const Activations& a, size_t to
 
 // Those of the machine, and AVX-VNNI's in the encoding of AVX-512.
 std::vector<Kernels> tables() {
-  std::vector<Kernels> found;
-  for (const Kernels* isa : available_kernels()) found.push_back(*isa);
+  std::vector<Kernels> found = available_products();
 #if defined(__x86_64__)
   if (kernels_by_name("avx512") != nullptr) {
     found.push_back(*kernels_by_name("avx2"));

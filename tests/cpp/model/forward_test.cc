@@ -76,7 +76,7 @@ class Pages {
     for (int64_t page = 0; (page + 1) * kPageTokens <= position + 1 - model_.window(); ++page)
       window_[static_cast<size_t>(page)] = nullptr;
   }
-  // All of it is wanted.
+  // All of it outputs.
   SequenceSlice slice(std::span<const int32_t> ids, int64_t first_position) const {
     return {ids, first_position, full_, window_, ids.size()};
   }
@@ -103,17 +103,21 @@ class ForwardTest : public testing::TestWithParam<std::tuple<const char*, gguf::
   }
   // Logits of every position, computed in chunks.
   std::vector<float> run(const Model& model, int n_threads, int64_t chunk, bool drops) const {
+    return run(model, ids_, n_threads, chunk, drops);
+  }
+  static std::vector<float> run(const Model& model, const std::vector<int32_t>& ids, int n_threads,
+                                int64_t chunk, bool drops) {
     Gang gang(n_threads);
     const auto workspace = model.make_workspace();
     Pages pages(model);
     const auto n_vocab = static_cast<size_t>(model.n_vocab());
-    std::vector<float> out(ids_.size() * n_vocab);
-    for (int64_t at = 0; at < static_cast<int64_t>(ids_.size()); at += chunk) {
-      const auto n = std::min(chunk, static_cast<int64_t>(ids_.size()) - at);
+    std::vector<float> out(ids.size() * n_vocab);
+    for (int64_t at = 0; at < static_cast<int64_t>(ids.size()); at += chunk) {
+      const auto n = std::min(chunk, static_cast<int64_t>(ids.size()) - at);
       pages.grow(at + n);
       if (drops) pages.drop_hidden(at);
       const SequenceSlice slice =
-          pages.slice(std::span(ids_).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), at);
+          pages.slice(std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), at);
       EXPECT_TRUE(model.forward({&slice, 1}, *workspace, gang, nullptr));
       std::vector<int32_t> rows(static_cast<size_t>(n));
       for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int32_t>(i);
@@ -122,12 +126,13 @@ class ForwardTest : public testing::TestWithParam<std::tuple<const char*, gguf::
     return out;
   }
 
-  static std::vector<int32_t> make_ids() {
+  static std::vector<int32_t> make_ids(size_t factor) {
     std::vector<int32_t> ids(900);
-    for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * i % gguf::kVocab);
+    for (size_t i = 0; i < ids.size(); ++i)
+      ids[i] = static_cast<int32_t>(factor * i * i % gguf::kVocab);
     return ids;
   }
-  const std::vector<int32_t> ids_ = make_ids();
+  const std::vector<int32_t> ids_ = make_ids(1);
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, ForwardTest,
@@ -150,49 +155,68 @@ TEST_P(ForwardTest, GivesTheSameBitsInAnyChunksOnAnyThreads) {
   }
 }
 
-// Three sequences of the same ids, step by step: what is wanted of a step comes out alone, in the
-// order of its slices, and what is not wanted leaves its keys and values behind.
-TEST_P(ForwardTest, GivesTheSameBitsWhereOnlySomeAreWanted) {
+// Three sequences side by side, on models whose last layer has a window and whose has none: the
+// outputs of a step come out alone, in the order of its slices, and what is none leaves its keys
+// and values behind.
+TEST_P(ForwardTest, GivesTheSameBitsWhereNotAllAreOutputs) {
   struct Part {
-    int64_t first, n;
-    size_t n_wanted;
+    size_t sequence;
+    int64_t n;
+    size_t n_outputs;
   };
   const std::vector<std::vector<Part>> steps = {
-      {{0, 40, 0}, {0, 70, 0}, {0, 90, 0}},      // none
-      {{40, 1, 1}, {70, 100, 0}, {90, 33, 1}},   // one that decodes, the end of a prompt
-      {{41, 1, 1}, {170, 1, 1}, {123, 64, 40}},  // some of a slice
-      {{42, 1, 0}, {171, 1, 1}, {187, 1, 1}},   {{43, 200, 200}, {172, 9, 8}, {188, 3, 3}},
+      {{0, 40, 0}, {1, 70, 0}, {2, 90, 0}},   // none
+      {{0, 1, 1}, {1, 100, 0}, {2, 33, 1}},   // one that decodes, the end of a prompt
+      {{0, 1, 1}, {1, 1, 1}, {2, 64, 40}},    // some of a slice
+      {{0, 1, 0}, {1, 1, 1}, {2, 1, 1}},      //
+      {{0, 200, 200}, {1, 9, 8}, {2, 3, 3}},  //
+      {{1, 240, 0}},                          //
+      {{0, 9, 0}, {1, 240, 1}},               //
+      {{0, 100, 0}, {1, 1, 1}},               // a context that threads share
+      {{2, 20, 0}, {1, 1, 1}, {0, 1, 1}},     //
   };
-  const auto model = seven_layers();
-  const auto n_vocab = static_cast<size_t>(model->n_vocab());
-  const auto want = run(*model, 1, 256, false);
-  for (const int n_threads : {1, 2, 3}) {
-    Gang gang(n_threads);
-    const auto workspace = model->make_workspace();
-    Pages pages[] = {Pages(*model), Pages(*model), Pages(*model)};
-    for (const auto& step : steps) {
-      std::vector<SequenceSlice> slices;
-      std::vector<int64_t> positions;
-      for (size_t i = 0; i < step.size(); ++i) {
-        const Part& part = step[i];
-        pages[i].grow(part.first + part.n);
-        slices.push_back(pages[i].slice(
-            std::span(ids_).subspan(static_cast<size_t>(part.first), static_cast<size_t>(part.n)),
-            part.first));
-        slices.back().n_wanted = part.n_wanted;
-        for (auto n = static_cast<int64_t>(part.n_wanted); n > 0; --n)
-          positions.push_back(part.first + part.n - n);
+  for (const int n_layers : {6, 7}) {
+    const auto model =
+        random_model(std::get<0>(GetParam()), n_layers, CacheType::kBf16, std::get<1>(GetParam()));
+    const auto n_vocab = static_cast<size_t>(model->n_vocab());
+    std::vector<std::vector<int32_t>> ids;
+    std::vector<std::vector<float>> want;
+    for (const size_t factor : {1, 3, 5}) {
+      ids.push_back(make_ids(factor));
+      want.push_back(run(*model, ids.back(), 1, 256, false));
+    }
+    for (const int n_threads : {1, 2, 3}) {
+      Gang gang(n_threads);
+      const auto workspace = model->make_workspace();
+      Pages pages[] = {Pages(*model), Pages(*model), Pages(*model)};
+      int64_t done[3] = {};
+      for (const auto& step : steps) {
+        std::vector<SequenceSlice> slices;
+        std::vector<const float*> expected;
+        for (const Part& part : step) {
+          int64_t& first = done[part.sequence];
+          pages[part.sequence].grow(first + part.n);
+          pages[part.sequence].drop_hidden(first);
+          slices.push_back(pages[part.sequence].slice(
+              std::span(ids[part.sequence])
+                  .subspan(static_cast<size_t>(first), static_cast<size_t>(part.n)),
+              first));
+          slices.back().n_outputs = part.n_outputs;
+          first += part.n;
+          for (auto n = static_cast<int64_t>(part.n_outputs); n > 0; --n)
+            expected.push_back(want[part.sequence].data() +
+                               static_cast<size_t>(first - n) * n_vocab);
+        }
+        ASSERT_TRUE(model->forward(slices, *workspace, gang, nullptr));
+        std::vector<float> out(expected.size() * n_vocab);
+        std::vector<int32_t> rows(expected.size());
+        std::iota(rows.begin(), rows.end(), 0);
+        if (!rows.empty()) model->logits(rows, *workspace, gang, out.data());
+        for (size_t i = 0; i < rows.size(); ++i)
+          EXPECT_EQ(0, std::memcmp(out.data() + i * n_vocab, expected[i], n_vocab * sizeof(float)))
+              << n_layers << " layers, " << n_threads << " threads, step " << &step - steps.data()
+              << ", output " << i;
       }
-      ASSERT_TRUE(model->forward(slices, *workspace, gang, nullptr));
-      std::vector<float> out(positions.size() * n_vocab);
-      std::vector<int32_t> rows(positions.size());
-      std::iota(rows.begin(), rows.end(), 0);
-      if (!rows.empty()) model->logits(rows, *workspace, gang, out.data());
-      for (size_t i = 0; i < rows.size(); ++i)
-        EXPECT_EQ(0, std::memcmp(out.data() + i * n_vocab,
-                                 want.data() + static_cast<size_t>(positions[i]) * n_vocab,
-                                 n_vocab * sizeof(float)))
-            << n_threads << " threads, position " << positions[i];
     }
   }
 }

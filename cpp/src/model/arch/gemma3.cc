@@ -65,8 +65,7 @@ void run_layer(const Step& step, size_t i) {
     project_qkv(part, layer);
     rotate_and_store(part, layer, i);
   });
-  if (!keep_wanted(step, i)) return;
-  attention(step, i);
+  if (!attention(step, i)) return;
   in_parts(step, [&](const Step& part) {
     project_out(part, layer);
     add_and_norm(part, layer.post_attention_norm, ffn_norm(layer));
