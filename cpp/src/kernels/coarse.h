@@ -44,7 +44,7 @@ void coarse_maxima(const PackedMatrix& w, size_t first_panel, size_t n_panels, c
   quant::Formats::visit(w.type, [&]<class F>() {
     if constexpr (F::kInteger) {
       for_each_panel<kPairs>(first_panel, n_panels, n_tokens, [&]<size_t kPanels>(size_t panel) {
-        in_tiles<S, false>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
+        in_tiles<S, F, false>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
           coarse_tile<S, F, kPanels, kTile, kFetch>(w, panel, a, is_fine, token, n, out,
                                                     out_stride);
         });

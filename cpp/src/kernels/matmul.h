@@ -263,14 +263,25 @@ template <class S, size_t kTile>
   return kTile <= kSmallTile && kTile < S::kMaxTile ? kTile : n_tokens;
 }
 
+// How many tokens a large tile may have: the only one, which reads its weights from memory, and
+// those of more tokens, which find theirs in the caches. Codes that lie in two pieces take longer
+// to unpack: more tokens share that where an instruction set says so.
+template <class S, class F>
+struct TileTokens {
+  static constexpr size_t kMost = S::kMaxTile, kOfMany = S::kTileOfMany;
+};
+template <class S, class F>
+requires(F::kCodeBits % 4 != 0 && requires { S::kTileOfPieces; }) struct TileTokens<S, F> {
+  static constexpr size_t kMost = S::kTileOfPieces, kOfMany = kMost;
+};
+
 // fn.operator()<kTile, kFetch>(token, n) for all tokens, in tiles of nearly equal size, multiples
-// of S::kTogether but for the last: n is kTile in a small one, at most kTile in others. One tile,
-// which reads its weights from memory, may have S::kMaxTile tokens; those of more tokens, which
-// find theirs in the caches, S::kTileOfMany. Two planes of inputs, which few products have, know no
-// small tiles but that of one token.
-template <class S, bool kFine, class Fn>
+// of S::kTogether but for the last: n is kTile in a small one, at most kTile in others. Two planes
+// of inputs, which few products have, know no small tiles but that of one token.
+template <class S, class F, bool kFine, class Fn>
 [[gnu::always_inline]] inline void in_tiles(size_t n_tokens, const Fn& fn) {
-  static_assert(S::kTileOfMany <= S::kMaxTile && S::kTileOfMany % S::kTogether == 0);
+  constexpr size_t kMost = TileTokens<S, F>::kMost, kOfMany = TileTokens<S, F>::kOfMany;
+  static_assert(kOfMany <= kMost && kOfMany % S::kTogether == 0);
   constexpr Fetch kFetchOfOne = S::kFetchesNear ? Fetch::kFirstLevel : Fetch::kSecondLevel;
   if (n_tokens == 1) return fn.template operator()<1, kFetchOfOne>(0, 1);
   if constexpr (!kFine && S::kMaxTile > kSmallTile) {
@@ -278,15 +289,15 @@ template <class S, bool kFine, class Fn>
     if (n_tokens == 3) return fn.template operator()<3, Fetch::kSecondLevel>(0, 3);
     if (n_tokens == 4) return fn.template operator()<4, Fetch::kSecondLevel>(0, 4);
   }
-  size_t n_tiles = n_tokens <= S::kMaxTile ? 1 : (n_tokens + S::kTileOfMany - 1) / S::kTileOfMany;
+  size_t n_tiles = n_tokens <= kMost ? 1 : (n_tokens + kOfMany - 1) / kOfMany;
   for (size_t token = 0; n_tiles > 0; --n_tiles) {
     const size_t share = (n_tokens - token + n_tiles - 1) / n_tiles;
     const size_t whole = (share + S::kTogether - 1) / S::kTogether * S::kTogether;
     const size_t n = n_tiles == 1 ? share : whole;
     if (token == 0)
-      fn.template operator()<S::kMaxTile, Fetch::kSecondLevel>(token, n);
+      fn.template operator()<kMost, Fetch::kSecondLevel>(token, n);
     else
-      fn.template operator()<S::kMaxTile, Fetch::kNone>(token, n);
+      fn.template operator()<kMost, Fetch::kNone>(token, n);
     token += n;
   }
 }
@@ -336,7 +347,7 @@ template <class S, class F, bool kFine, bool kPairs>
 void multiply_panels(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                      const Activations& a, size_t n_tokens, float* out, size_t out_stride) {
   for_each_panel<kPairs>(first_panel, n_panels, n_tokens, [&]<size_t kPanels>(size_t panel) {
-    in_tiles<S, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
+    in_tiles<S, F, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
       panel_tile<S, F, kFine, kPanels, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
     });
   });

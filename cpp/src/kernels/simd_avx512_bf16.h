@@ -11,7 +11,8 @@ namespace smallmind::simd {
 struct Avx512Bf16 : Avx512 {
   // Products, where dots have units that unpacking and additions do not use.
   static constexpr size_t kMaxTile = 16;
-  static constexpr size_t kTileOfMany = 12;  // measured: 1 to 5 % faster than 16 or 24
+  static constexpr size_t kTileOfMany = 12;    // measured: 1 to 5 % faster than 16 or 24
+  static constexpr size_t kTileOfPieces = 24;  // matmul.h, TileTokens: 1.02 to 1.05 times
   static constexpr size_t kTogether = 1;
   static constexpr bool kFetchesNear = true;
 
