@@ -43,21 +43,26 @@ struct Activations {
   int32_t* low_minus_sums = nullptr;
 };
 
-// The inputs of tokens from `token` on.
-[[gnu::always_inline]] inline Activations tokens_from(Activations a, size_t token) {
-  const size_t codes = token * a.n_columns, blocks = codes / 32;
-  a.values += codes;
-  a.codes += codes;
+// The inputs from a column on, counted over all tokens.
+[[gnu::always_inline]] inline Activations columns_from(Activations a, size_t column) {
+  const size_t blocks = column / 32;
+  a.values += column;
+  a.codes += column;
   a.scales += blocks;
   a.scaled_sums += blocks;
   a.minus_half_sums += 2 * blocks;
   a.minus_sums += blocks;
   if (a.low_codes != nullptr) {
-    a.low_codes += codes;
+    a.low_codes += column;
     a.low_minus_half_sums += 2 * blocks;
     a.low_minus_sums += blocks;
   }
   return a;
+}
+
+// The inputs of tokens from `token` on.
+[[gnu::always_inline]] inline Activations tokens_from(Activations a, size_t token) {
+  return columns_from(a, token * a.n_columns);
 }
 
 enum class Rope : uint8_t {

@@ -8,9 +8,16 @@
 #include "base/math.h"
 #include "model/panel_shares.h"
 #include "quant/pack.h"
+#include "quant/panel.h"
 
 namespace smallmind {
 namespace {
+
+PackedMatrix panels_from(PackedMatrix w, size_t first) {
+  w.panels += first * w.panel_bytes;
+  w.n_rows -= first * quant::kPanelRows;
+  return w;
+}
 
 // One product of a region: weights, inputs, and where it goes.
 struct Product {
@@ -217,26 +224,40 @@ void project_out(const Step& step, const LayerWeights& layer) {
 void feed_forward(const Step& step, const LayerWeights& layer) {
   const Config& c = step.config;
   DecoderWorkspace& ws = step.ws;
-  const Activations& inputs = ws.normed.view();
   const Activations& gate = ws.gate.view();
+  const TokenRange tokens = step.tokens();
+  const Activations inputs = tokens_from(ws.normed.view(), tokens.begin);
   const bool quantised = quant::has_codes(layer.down.type);
-  const auto gate_panels = [&](size_t first, size_t n) {
-    const size_t row = first * 16, n_rows = std::min(n * 16, c.n_ff - row);
-    multiply(step, {&layer.gate, &inputs, gate.values}, first, n);
-    multiply(step, {&layer.up, &inputs, ws.up.data()}, first, n);
-    for (size_t t = step.tokens().begin; t < step.tokens().end; ++t) {
-      kernels().gated(c.activation, gate.values + t * c.n_ff + row, ws.up.data() + t * c.n_ff + row,
-                      n_rows);
-      if (quantised) kernels().quantize_blocks(gate, t, row / 32, n_rows / 32);
+  // The gated product of n panels from `first` on: its codes, and its values from column `at` of
+  // the first token's on, `stride` apart from token to token.
+  const auto gate_panels = [&](size_t first, size_t n, size_t at, size_t stride) {
+    const size_t row = first * quant::kPanelRows;
+    const size_t n_rows = std::min(n * quant::kPanelRows, c.n_ff - row);
+    float* const values = gate.values + tokens.begin * c.n_ff + at;
+    float* const ups = ws.up.data() + tokens.begin * c.n_ff + at;
+    const Kernels& kernel = kernels();
+    kernel.matmul(panels_from(layer.gate, first), 0, n, inputs, tokens.size(), values, stride);
+    kernel.matmul(panels_from(layer.up, first), 0, n, inputs, tokens.size(), ups, stride);
+    for (size_t t = 0; t < tokens.size(); ++t) {
+      kernel.gated(c.activation, values + t * stride, ups + t * stride, n_rows);
+      if (!quantised) continue;
+      Activations blocks = columns_from(gate, (tokens.begin + t) * c.n_ff + row);
+      blocks.values = values + t * stride;
+      kernel.quantize_blocks(blocks, 0, 0, n_rows / quant::kBlockColumns);
     }
   };
   const size_t n_panels = layer.gate.n_panels();
   if (step.is_part()) {
+    // Where codes are all that is read, the values of all panels take the same few lines.
+    const size_t few = std::min(kPanelsAtOnce * quant::kPanelRows, c.n_ff);
     for (size_t first = 0; first < n_panels; first += kPanelsAtOnce)
-      gate_panels(first, std::min(kPanelsAtOnce, n_panels - first));
+      gate_panels(first, std::min(kPanelsAtOnce, n_panels - first),
+                  quantised ? 0 : first * quant::kPanelRows, quantised ? few : c.n_ff);
   } else {
     PanelShares shares(n_panels, 2 * c.n_embd, step.n_tokens(), step.gang.n_threads());
-    shares.for_each(step.gang, gate_panels);
+    shares.for_each(step.gang, [&](size_t first, size_t n) {
+      gate_panels(first, n, first * quant::kPanelRows, c.n_ff);
+    });
   }
   run_products(step, {{&layer.down, &gate, ws.projected.data()}});
 }

@@ -91,7 +91,7 @@ class DecoderWorkspace : public Workspace {
   AlignedBuffer<float> v;      // [token][n_keys]
   ActivationRows attended;     // [token][n_queries]
   AlignedBuffer<float> projected;  // [token][n_embd]
-  ActivationRows gate;             // [token][n_ff], then the gated product
+  ActivationRows gate;             // [token][n_ff], then the gated product: what `down` reads of it
   AlignedBuffer<float> up;         // [token][n_ff]
   RopeTable rope;
   RopeTable rope_window;
