@@ -220,10 +220,11 @@ TEST_P(ForwardTest, GivesTheSameBitsWhereNotAllAreOutputs) {
         want.insert(want.end(), logits.begin(), logits.end());
       }
       ASSERT_TRUE(model->forward(slices, *workspace, gang, nullptr));
+      if (want.empty()) continue;
       std::vector<int32_t> rows(want.size() / n_vocab);
       std::iota(rows.begin(), rows.end(), 0);
       std::vector<float> out(want.size());
-      if (!rows.empty()) model->logits(rows, *workspace, gang, out.data());
+      model->logits(rows, *workspace, gang, out.data());
       EXPECT_EQ(0, std::memcmp(out.data(), want.data(), out.size() * sizeof(float)))
           << n_layers << " layers, " << n_threads << " threads, step " << &step - steps.data();
     }
