@@ -399,7 +399,8 @@ def test_progress_comes_at_most_twenty_times_a_second(smollm2: Path, engine: sm.
 
     start = time.monotonic()
     sm.Engine(smollm2, progress=progress).close()
-    engine.score(range(600), positions=[599], progress=progress)
+    # Long enough that the first and the last report of either do not count, on fast machines too.
+    engine.score(range(4000), positions=[3999], progress=progress)
     assert len(times) <= 20 * (time.monotonic() - start) + 2
 
 
