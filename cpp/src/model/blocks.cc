@@ -13,12 +13,6 @@
 namespace smallmind {
 namespace {
 
-PackedMatrix panels_from(PackedMatrix w, size_t first) {
-  w.panels += first * w.panel_bytes;
-  w.n_rows -= first * quant::kPanelRows;
-  return w;
-}
-
 // One product of a region: weights, inputs, and where it goes.
 struct Product {
   const PackedMatrix* weights;

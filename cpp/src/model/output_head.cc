@@ -76,9 +76,8 @@ OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, std::vector<fl
 }
 
 PackedMatrix OutputHead::panel(size_t p) const {
-  PackedMatrix one = matrix_;
-  one.panels += p * matrix_.panel_bytes;
-  one.n_rows = std::min(quant::kPanelRows, matrix_.n_rows - p * quant::kPanelRows);
+  PackedMatrix one = panels_from(matrix_, p);
+  one.n_rows = std::min(quant::kPanelRows, one.n_rows);
   return one;
 }
 

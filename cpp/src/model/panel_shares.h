@@ -8,8 +8,17 @@
 
 #include "base/gang.h"
 #include "base/machine.h"
+#include "kernels/kernels.h"
+#include "quant/panel.h"
 
 namespace smallmind {
+
+// The panels of a matrix from `first` on.
+inline PackedMatrix panels_from(PackedMatrix matrix, size_t first) {
+  matrix.panels += first * matrix.panel_bytes;
+  matrix.n_rows -= first * quant::kPanelRows;
+  return matrix;
+}
 
 // Panels [0, n_panels) in one region of a gang. Each thread has a range of its own and goes through
 // it in order, so that what is fetched ahead is what the same thread reads next. It takes half of
