@@ -6,19 +6,21 @@
 
 namespace smallmind::kernel {
 
-// kPanels panels times tokens [token, token + n_tokens): as panel_tile, but that both planes of the
-// inputs' codes enter in fine blocks only, and only the highest row of each panel is kept.
-template <class S, class F, size_t kPanels, size_t kTile, Fetch kFetch>
+// The panels from `panel` on whose strips are taken together, times tokens [token, token +
+// n_tokens): as panel_tile, but that both planes of the inputs' codes enter in fine blocks only,
+// and only the highest row of each panel is kept.
+template <class S, class F, size_t kStrips, size_t kTile, Fetch kFetch>
 void coarse_tile(const PackedMatrix& w, size_t panel, const Activations& a, const bool* is_fine,
                  size_t token, size_t n_tokens, float* out, size_t out_stride) {
+  constexpr size_t kPanels = kPanelsOf<S, kStrips>;
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
   const size_t n = tile_size<S, kTile>(n_tokens);
   float rows[kTile][kPanels][quant::kPanelRows];
-  for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
-    typename S::Row acc[kTile][kPanels];
+  for (size_t row = 0; row < quant::kPanelRows; row += kStrips * S::kRows) {
+    typename S::Row acc[kTile][kStrips];
     for (size_t t = 0; t < n; ++t)
       for (auto& sums : acc[t]) sums = S::row_set1(0.0f);
-    for_each_block<S, F, kFetch, kPanels>(
+    for_each_block<S, F, kFetch, kStrips>(
         w.panels + panel * w.panel_bytes, w.panel_bytes, row,
         n_blocks, [&](const auto& blocks, size_t i) __attribute__((always_inline)) {
           const size_t at = token * n_blocks + i;
@@ -28,7 +30,8 @@ void coarse_tile(const PackedMatrix& w, size_t panel, const Activations& a, cons
             add_tokens<S, F, false>(blocks, a, at, n_blocks, n, acc);
         });
     for (size_t t = 0; t < n; ++t)
-      for (size_t p = 0; p < kPanels; ++p) S::store_row(rows[t][p] + row, acc[t][p]);
+      for (size_t s = 0; s < kStrips; ++s)
+        S::store_row(rows[t][panel_of<S>(s)] + row + row_of<S>(s), acc[t][s]);
   }
   for (size_t p = 0; p < kPanels; ++p) {
     const size_t n_rows = w.n_rows - (panel + p) * quant::kPanelRows;
@@ -43,9 +46,10 @@ void coarse_maxima(const PackedMatrix& w, size_t first_panel, size_t n_panels, c
                    const bool* is_fine, size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
     if constexpr (F::kInteger) {
-      for_each_panel<kPairs>(first_panel, n_panels, n_tokens, [&]<size_t kPanels>(size_t panel) {
+      constexpr bool kTwo = kPairs && kTakesPairsOf<S, F>;
+      for_each_panel<S, kTwo>(first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
         in_tiles<S, F, false>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
-          coarse_tile<S, F, kPanels, kTile, kFetch>(w, panel, a, is_fine, token, n, out,
+          coarse_tile<S, F, kStrips, kTile, kFetch>(w, panel, a, is_fine, token, n, out,
                                                     out_stride);
         });
       });

@@ -4,10 +4,10 @@
 //
 // A panel is unpacked block by block, once for a tile of tokens; the tile's accumulators stay in
 // registers, those of a large tile in the first-level cache. The dots of different tokens are
-// independent, so that the processor overlaps them. With enough registers two panels pass over a
-// larger tile's inputs together, and each group of them is loaded once for both. What a block
-// passes through is always inlined: left to itself, g++ lets some formats' codes take the way over
-// the stack.
+// independent, so that the processor overlaps them. A strip is as many rows as one register sums.
+// Two neighbouring strips, of two panels or of one, may pass over a larger tile's inputs together,
+// and each group of them is loaded once for both. What a block passes through is always inlined:
+// left to itself, g++ lets some formats' codes take the way over the stack.
 #pragma once
 
 #include "kernels/gemm.h"
@@ -145,68 +145,88 @@ template <class S, class F, bool kFine>
   return acc;
 }
 
-// Whether an instruction set has the registers for two panels' codes at once.
+// Whether an instruction set takes two strips of a format at once. (Where a code's sign moves to
+// the input, they have little in common.)
 template <class S>
-inline constexpr bool kTakesPairs = requires(typename S::Inputs inputs) {
-  S::load_group(inputs, 0);
-};
+inline constexpr bool kTakesPairs = S::kLeastOfPairs > 0;
+template <class S, class F>
+inline constexpr bool kTakesPairsOf = kTakesPairs<S> && (S::kUnsignedDot || !F::kSigned);
 
-// acc[t][p] + the product of part kPart of block w[p], the columns of one scale, with block `at` of
+// The panels that kStrips strips are of, and where in them strip i is.
+template <class S, size_t kStrips>
+inline constexpr size_t kPanelsOf =
+    (kStrips * S::kRows + quant::kPanelRows - 1) / quant::kPanelRows;
+template <class S>
+constexpr size_t panel_of(size_t strip) {
+  return strip * S::kRows / quant::kPanelRows;
+}
+template <class S>
+constexpr size_t row_of(size_t strip) {
+  return strip * S::kRows % quant::kPanelRows;
+}
+
+// acc[t][s] + the product of part kPart of block w[s], the columns of one scale, with block `at` of
 // the inputs' token t, whose blocks lie `step` apart. As add_block, but each group of inputs is
-// loaded once for all panels. The dots of several tokens are taken in turn; one token by itself has
-// two that do not wait for each other: of halves of the columns, or of the two planes.
-template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kPanels>
-[[gnu::always_inline]] inline void add_part(const WeightBlock<S, F> (&w)[kPanels],
+// loaded once for all strips. The dots of several tokens are taken in turn; one token by itself has
+// two that do not wait for each other: of the two planes, or, where the set splits dots, of halves
+// of the columns.
+template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kStrips>
+[[gnu::always_inline]] inline void add_part(const WeightBlock<S, F> (&w)[kStrips],
                                             const Activations& a, size_t at, size_t step,
-                                            typename S::Row (*acc)[kPanels]) {
+                                            typename S::Row (*acc)[kStrips]) {
   constexpr size_t kParts = F::kScalesPerBlock, kGroups = quant::kGroups / kParts;
-  constexpr bool kHalves = kTokens == 1 && !kFine;
+  constexpr bool kHalves = kTokens == 1 && !kFine && kSplitsDots<S>;
   constexpr size_t kApart = kHalves ? kGroups / 2 : 0, kFirst = kPart * kGroups;
+  constexpr size_t kEnd = kFirst + kGroups - kApart;
   const int32_t* sums = kParts == 1 ? a.minus_sums : a.minus_half_sums;
   const int32_t* low_sums = kParts == 1 ? a.low_minus_sums : a.low_minus_half_sums;
-  typename S::Dot dot[kTokens][kPanels], other[kTokens][kPanels];
+  typename S::Dot dot[kTokens][kStrips], other[kTokens][kStrips];
   for (size_t t = 0; t < kTokens; ++t) {
     const size_t i = (at + t * step) * kParts + kPart;
-    for (size_t p = 0; p < kPanels; ++p) {
-      dot[t][p] = start_dot<S, F>(sums + i);
+    for (size_t s = 0; s < kStrips; ++s) {
+      dot[t][s] = start_dot<S, F>(sums + i);
       if constexpr (kFine)
-        other[t][p] = start_dot<S, F>(low_sums + i);
+        other[t][s] = start_dot<S, F>(low_sums + i);
       else if constexpr (kHalves)
-        other[t][p] = S::dot_start();
+        other[t][s] = S::dot_start();
     }
   }
 #pragma GCC unroll 8
-  for (size_t g = kFirst; g < kFirst + kGroups - kApart; ++g) {
+  for (size_t g = kFirst; g < kEnd; ++g) {
+    typename S::Bytes codes[kStrips];
+    for (size_t s = 0; s < kStrips; ++s) codes[s] = S::keep(w[s].codes.group[g]);
 #pragma GCC unroll 8
     for (size_t t = 0; t < kTokens; ++t) {
       const size_t column = (at + t * step) * quant::kBlockColumns;
       const auto inputs = S::load_inputs(a.codes + column);
       const auto others = kFine ? S::load_inputs(a.low_codes + column) : inputs;
       const auto group = S::load_group(inputs, g), second = S::load_group(others, g + kApart);
-      for (size_t p = 0; p < kPanels; ++p) {
-        S::dot_add_group(dot[t][p], w[p].codes.group[g], group);
+      for (size_t s = 0; s < kStrips; ++s) {
+        S::template dot_add_group<F::kCodeBits>(dot[t][s], codes[s], group, g, g + 1 == kEnd);
         if constexpr (kFine || kHalves)
-          S::dot_add_group(other[t][p], w[p].codes.group[g + kApart], second);
+          S::template dot_add_group<F::kCodeBits>(other[t][s],
+                                                  kHalves ? w[s].codes.group[g + kApart] : codes[s],
+                                                  second, g, g + 1 == kEnd);
       }
     }
   }
   for (size_t t = 0; t < kTokens; ++t) {
     const auto d = S::row_set1(a.scales[at + t * step]);
-    for (size_t p = 0; p < kPanels; ++p) {
-      auto sum = dot[t][p];
-      if constexpr (kFine) sum = S::dot_planes(sum, other[t][p]);
-      if constexpr (kHalves) sum = S::add_dots(sum, other[t][p]);
-      acc[t][p] = S::fma(S::dot_to_row(sum), S::mul(w[p].scale[kPart], d), acc[t][p]);
+    for (size_t s = 0; s < kStrips; ++s) {
+      auto sum = dot[t][s];
+      if constexpr (kFine) sum = S::dot_planes(sum, other[t][s]);
+      if constexpr (kHalves) sum = S::add_dots(sum, other[t][s]);
+      acc[t][s] = S::fma(S::dot_to_row(sum), S::mul(w[s].scale[kPart], d), acc[t][s]);
     }
   }
 }
 
-// acc[t][p] + the product of block w[p] with block `at` of the inputs' token t.
-template <class S, class F, bool kFine, size_t kTokens, size_t kPanels>
-[[gnu::always_inline]] inline void add_blocks(const WeightBlock<S, F> (&w)[kPanels],
+// acc[t][s] + the product of block w[s] with block `at` of the inputs' token t.
+template <class S, class F, bool kFine, size_t kTokens, size_t kStrips>
+[[gnu::always_inline]] inline void add_blocks(const WeightBlock<S, F> (&w)[kStrips],
                                               const Activations& a, size_t at, size_t step,
-                                              typename S::Row (*acc)[kPanels]) {
-  if constexpr (kPanels == 1) {
+                                              typename S::Row (*acc)[kStrips]) {
+  if constexpr (kStrips == 1) {
     static_assert(kTokens == 1);
     acc[0][0] = add_block<S, F, kFine>(w[0], a, at, acc[0][0]);
   } else {
@@ -215,20 +235,20 @@ template <class S, class F, bool kFine, size_t kTokens, size_t kPanels>
     if constexpr (F::kHasMin) {
       for (size_t t = 0; t < kTokens; ++t) {
         const auto sum = S::row_set1(a.scaled_sums[at + t * step]);
-        for (size_t p = 0; p < kPanels; ++p) acc[t][p] = S::fma(w[p].offset, sum, acc[t][p]);
+        for (size_t s = 0; s < kStrips; ++s) acc[t][s] = S::fma(w[s].offset, sum, acc[t][s]);
       }
     }
   }
 }
 
-// The same of n tokens. With two panels, S::kTogether tokens are taken together, or half as many
+// The same of n tokens. With two strips, S::kTogether tokens are taken together, or half as many
 // with two planes: so many dots that none waits for the one before it.
-template <class S, class F, bool kFine, size_t kPanels>
-[[gnu::always_inline]] inline void add_tokens(const WeightBlock<S, F> (&w)[kPanels],
+template <class S, class F, bool kFine, size_t kStrips>
+[[gnu::always_inline]] inline void add_tokens(const WeightBlock<S, F> (&w)[kStrips],
                                               const Activations& a, size_t at, size_t step,
-                                              size_t n, typename S::Row (*acc)[kPanels]) {
+                                              size_t n, typename S::Row (*acc)[kStrips]) {
   size_t t = 0;
-  if constexpr (kPanels > 1) {
+  if constexpr (kStrips > 1) {
     constexpr size_t kTogether = S::kTogether / (kFine ? 2 : 1);
     if constexpr (kTogether > 1)
       for (; t + kTogether <= n; t += kTogether)
@@ -237,19 +257,20 @@ template <class S, class F, bool kFine, size_t kPanels>
   for (; t < n; ++t) add_blocks<S, F, kFine, 1>(w, a, at + t * step, step, acc + t);
 }
 
-// fn(blocks, i) for block i of a strip of rows of kPanels panels, in the order of K.
-template <class S, class F, Fetch kFetch, size_t kPanels, class Fn>
+// fn(blocks, i) for block i of kStrips strips from `row` on, in the order of K.
+template <class S, class F, Fetch kFetch, size_t kStrips, class Fn>
 [[gnu::always_inline]] inline void for_each_block(const std::byte* panel, size_t panel_bytes,
                                                   size_t row, size_t n_blocks, const Fn& fn) {
   constexpr size_t kStride = quant::kChunkStride<F>;
-  Prefetcher<S, kFetch, kPanels> ahead(panel, panel_bytes);
+  Prefetcher<S, kFetch, kPanelsOf<S, kStrips>> ahead(panel, panel_bytes);
   for (size_t first = 0; first < n_blocks; first += quant::kChunkUnits, panel += kStride) {
     const size_t left = n_blocks - first;
     const size_t n = left < quant::kChunkUnits ? left : quant::kChunkUnits;
     for (size_t b = 0; b < n; ++b) {
       ahead.advance(kStride / quant::kChunkUnits);
-      WeightBlock<S, F> blocks[kPanels];
-      for (size_t p = 0; p < kPanels; ++p) blocks[p].unpack(panel + p * panel_bytes, n, b, row);
+      WeightBlock<S, F> blocks[kStrips];
+      for (size_t s = 0; s < kStrips; ++s)
+        blocks[s].unpack(panel + panel_of<S>(s) * panel_bytes, n, b, row + row_of<S>(s));
       fn(blocks, first + b);
     }
   }
@@ -302,43 +323,44 @@ template <class S, class F, bool kFine, class Fn>
   }
 }
 
-// Fewer tokens wait for memory, which is read faster as one stream than as two.
-inline constexpr size_t kLeastOfPairs = 8;
-
-// fn.operator()<kPanels>(panel) for all panels, with kPairs two at a time where that is faster.
-template <bool kPairs, class Fn>
+// fn.operator()<kStrips>(panel) for all panels, with kPairs two strips at a time where that is
+// faster.
+template <class S, bool kPairs, class Fn>
 [[gnu::always_inline]] inline void for_each_panel(size_t first, size_t n_panels, size_t n_tokens,
                                                   const Fn& fn) {
   size_t panel = first;
   const size_t end = first + n_panels;
-  if constexpr (kPairs)
-    if (n_tokens >= kLeastOfPairs)
-      for (; panel + 2 <= end; panel += 2) fn.template operator()<2>(panel);
+  if constexpr (kPairs) {
+    constexpr size_t kStep = kPanelsOf<S, 2>;
+    if (n_tokens >= S::kLeastOfPairs)
+      for (; panel + kStep <= end; panel += kStep) fn.template operator()<2>(panel);
+  }
   for (; panel < end; ++panel) fn.template operator()<1>(panel);
 }
 
-// kPanels panels times tokens [token, token + n_tokens).
-template <class S, class F, bool kFine, size_t kPanels, size_t kTile, Fetch kFetch>
+// The panels from `panel` on whose strips are taken together, times tokens [token, token +
+// n_tokens).
+template <class S, class F, bool kFine, size_t kStrips, size_t kTile, Fetch kFetch>
 void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_t token,
                 size_t n_tokens, float* out, size_t out_stride) {
-  static_assert(kPanels == 1 || S::kRows == quant::kPanelRows, "strips of whole panels");
   const size_t n_blocks = a.n_columns / quant::kBlockColumns;
   const size_t n = tile_size<S, kTile>(n_tokens);
-  for (size_t row = 0; row < quant::kPanelRows; row += S::kRows) {
+  for (size_t row = 0; row < quant::kPanelRows; row += kStrips * S::kRows) {
     const size_t first = panel * quant::kPanelRows + row;
     if (first >= w.n_rows) return;
-    typename S::Row acc[kTile][kPanels];
+    typename S::Row acc[kTile][kStrips];
     for (size_t t = 0; t < n; ++t)
       for (auto& rows : acc[t]) rows = S::row_set1(0.0f);
-    for_each_block<S, F, kFetch, kPanels>(
+    for_each_block<S, F, kFetch, kStrips>(
         w.panels + panel * w.panel_bytes, w.panel_bytes, row,
         n_blocks, [&](const auto& blocks, size_t i) __attribute__((always_inline)) {
           add_tokens<S, F, kFine>(blocks, a, token * n_blocks + i, n_blocks, n, acc);
         });
-    for (size_t p = 0; p < kPanels; ++p) {
-      const size_t from = first + p * quant::kPanelRows;
+    for (size_t s = 0; s < kStrips; ++s) {
+      const size_t from = first + s * S::kRows;
+      if (from >= w.n_rows) return;
       for (size_t t = 0; t < n; ++t)
-        store_rows<S>(out + (token + t) * out_stride + from, acc[t][p], w.n_rows - from);
+        store_rows<S>(out + (token + t) * out_stride + from, acc[t][s], w.n_rows - from);
     }
   }
 }
@@ -346,9 +368,10 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
 template <class S, class F, bool kFine, bool kPairs>
 void multiply_panels(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                      const Activations& a, size_t n_tokens, float* out, size_t out_stride) {
-  for_each_panel<kPairs>(first_panel, n_panels, n_tokens, [&]<size_t kPanels>(size_t panel) {
+  constexpr bool kTwo = kPairs && kTakesPairsOf<S, F>;
+  for_each_panel<S, kTwo>(first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
     in_tiles<S, F, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
-      panel_tile<S, F, kFine, kPanels, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
+      panel_tile<S, F, kFine, kStrips, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
     });
   });
 }

@@ -13,9 +13,12 @@ struct Avx2Fine;
 
 struct Avx2 {
   static constexpr size_t kRows = 8;
-  static constexpr size_t kMaxTile = 16;           // tokens that a product may take as one tile
+  static constexpr size_t kMaxTile = 32;           // tokens that a product may take as one tile
   static constexpr size_t kTileOfMany = kMaxTile;  // those of more tokens
-  static constexpr size_t kTogether = 1;
+  // Both strips of a panel at once from so many tokens on: the inputs' broadcasts serve both, and
+  // the codes that are loaded serve kTogether tokens.
+  static constexpr size_t kLeastOfPairs = 2;
+  static constexpr size_t kTogether = 4;
   static constexpr size_t kFloatTile = 4;
   static constexpr size_t kBlockQueries = 4;    // of attention
   static constexpr size_t kBlockSums = 4;       // of a block, vectors in registers
@@ -81,8 +84,34 @@ struct Avx2 {
     constexpr int kGroups = groups_per_partial(kBits);
     const __m256i pairs = _mm256_maddubs_epi16(codes, a);
     dot.partial = kStep % kGroups == 0 ? pairs : _mm256_add_epi16(dot.partial, pairs);
-    if constexpr (kStep % kGroups == kGroups - 1 || kStep == 7)
-      dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
+    if constexpr (kStep % kGroups == kGroups - 1 || kStep == 7) add_partial(dot);
+  }
+  static void add_partial(Dot& dot) {
+    dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
+  }
+  // The same of unsigned codes in two steps, for two strips (matmul.h, add_part).
+  static __m256i load_group(Inputs inputs, size_t group) {
+    int32_t four;
+    __builtin_memcpy(&four, inputs + 4 * group, 4);
+    return _mm256_set1_epi32(four);
+  }
+  // Codes in a register, for several tokens: g++ would load them for each.
+  static Bytes keep(Bytes codes) {
+    asm("" : "+x"(codes));
+    return codes;
+  }
+  // a + b in this order: g++ would add many in a tree, for whose leaves there are no registers.
+  static __m256i add_in_turn(__m256i a, __m256i b) {
+    __m256i sum = _mm256_add_epi16(a, b);
+    asm("" : "+x"(sum));
+    return sum;
+  }
+  template <int kBits>
+  static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group, bool is_last) {
+    constexpr size_t kGroups = groups_per_partial(kBits);
+    const __m256i pairs = _mm256_maddubs_epi16(codes, inputs);
+    dot.partial = group % kGroups == 0 ? pairs : add_in_turn(dot.partial, pairs);
+    if (group % kGroups == kGroups - 1 || is_last) add_partial(dot);
   }
   // Adds the squares of (codes - kOffset), which are signed bytes.
   template <int kOffset>
@@ -260,6 +289,9 @@ struct Avx2 {
 // Signed codes and fine inputs in 16 bits: half the instructions of two planes of bytes, whose
 // signs move from code to input. Sums of 32 products of 128 and 16,256 fit 32 bits.
 struct Avx2Fine : Avx2 {
+  static constexpr size_t kLeastOfPairs = 0;
+  static constexpr size_t kTogether = 1;
+
   // 4 rows of 4 columns each.
   struct Bytes {
     __m256i low, high;

@@ -7,6 +7,8 @@
 namespace smallmind::simd {
 
 struct Avx2Vnni : Avx2 {
+  static constexpr size_t kLeastOfPairs = 0;
+  static constexpr size_t kTogether = 1;
   static constexpr bool kUnsignedDot = true;
   using SignedFine = Avx2Vnni;
   using Dot = __m256i;

@@ -15,11 +15,14 @@ struct Avx512 {
   static constexpr size_t kRows = 16;
   static constexpr size_t kMaxTile = 24;
   static constexpr size_t kTileOfMany = kMaxTile;  // unpacking takes the units of the dots
-  static constexpr size_t kTogether = 4;           // tokens that pass over two panels at once
-  static constexpr size_t kFloatTile = 8;          // of float weights: sums in registers
-  static constexpr size_t kBlockQueries = 12;      // of attention
-  static constexpr size_t kBlockSums = 24;         // of a block, vectors in registers
-  static constexpr bool kRepeatsPairs = true;      // attention.h, add_pair
+  // Products take two strips at once from so many tokens on (0: never): here those of two panels.
+  // Fewer wait for memory, which is read faster as one stream than as two.
+  static constexpr size_t kLeastOfPairs = 8;
+  static constexpr size_t kTogether = 4;       // tokens that pass over two strips at once
+  static constexpr size_t kFloatTile = 8;      // of float weights: sums in registers
+  static constexpr size_t kBlockQueries = 12;  // of attention
+  static constexpr size_t kBlockSums = 24;     // of a block, vectors in registers
+  static constexpr bool kRepeatsPairs = true;  // attention.h, add_pair
   // matmul.h, in_tiles: the first-level cache awaits only 16 lines.
   static constexpr bool kFetchesNear = false;
   static constexpr bool kUnsignedDot =
@@ -74,9 +77,11 @@ struct Avx512 {
     __builtin_memcpy(&four, inputs + 4 * group, 4);
     return _mm512_set1_epi32(four);
   }
-  static void dot_add_group(Dot& dot, Bytes codes, Bytes inputs) {
+  template <int kBits>
+  static void dot_add_group(Dot& dot, Bytes codes, Bytes inputs, size_t, bool) {
     dot = _mm512_dpbusd_epi32(dot, codes, inputs);
   }
+  static Bytes keep(Bytes codes) { return codes; }
   // Adds the squares of (codes - kOffset), which are signed bytes.
   template <int kOffset>
   static void add_squares(Dot& dot, Bytes codes) {
