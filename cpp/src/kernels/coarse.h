@@ -46,13 +46,14 @@ void coarse_maxima(const PackedMatrix& w, size_t first_panel, size_t n_panels, c
                    const bool* is_fine, size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
     if constexpr (F::kInteger) {
-      constexpr bool kTwo = kPairs && kTakesPairsOf<S, F>;
-      for_each_panel<S, kTwo>(first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
-        in_tiles<S, F, false>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
-          coarse_tile<S, F, kStrips, kTile, kFetch>(w, panel, a, is_fine, token, n, out,
-                                                    out_stride);
-        });
-      });
+      for_each_panel<S, F, kPairs>(
+          first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
+            in_tiles<S, F, false>(n_tokens,
+                                  [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
+                                    coarse_tile<S, F, kStrips, kTile, kFetch>(
+                                        w, panel, a, is_fine, token, n, out, out_stride);
+                                  });
+          });
     }
   });
 }

@@ -10,6 +10,7 @@ extern const Kernels kKernelsGeneric;
 extern const Kernels kKernelsAvx2;
 extern const Kernels kKernelsAvx512;
 extern const decltype(Kernels::matmul) kMatmulAvx2Vnni;
+extern const decltype(Kernels::coarse_maxima) kCoarseMaximaAvx2Vnni;
 extern const OwnKernels kOwnAvx512Bf16;
 extern const OwnKernels kOwnAvx512Bf16OneDot;
 extern const OwnKernels kOwnAvx512Amx;
@@ -96,8 +97,10 @@ const Kernels& avx512_bf16_table() {
 
 // AVX2's table with the products that have byte dots.
 const Kernels& avx2_vnni_table() {
-  static const Kernels table =
-      changed(kKernelsAvx2, "avx2_vnni", [](Kernels& own) { own.matmul = kMatmulAvx2Vnni; });
+  static const Kernels table = changed(kKernelsAvx2, "avx2_vnni", [](Kernels& own) {
+    own.matmul = kMatmulAvx2Vnni;
+    own.coarse_maxima = kCoarseMaximaAvx2Vnni;
+  });
   return table;
 }
 

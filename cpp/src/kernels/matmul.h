@@ -5,7 +5,7 @@
 // A panel is unpacked block by block, once for a tile of tokens; the tile's accumulators stay in
 // registers, those of a large tile in the first-level cache. The dots of different tokens are
 // independent, so that the processor overlaps them. A strip is as many rows as one register sums.
-// Two neighbouring strips, of two panels or of one, may pass over a larger tile's inputs together,
+// Two neighbouring strips, of two panels or of one, may pass over a tile's inputs together,
 // and each group of them is loaded once for both. What a block passes through is always inlined:
 // left to itself, g++ lets some formats' codes take the way over the stack.
 #pragma once
@@ -145,12 +145,9 @@ template <class S, class F, bool kFine>
   return acc;
 }
 
-// Whether an instruction set takes two strips of a format at once. (Where a code's sign moves to
-// the input, they have little in common.)
+// Whether an instruction set takes two strips at once.
 template <class S>
 inline constexpr bool kTakesPairs = S::kLeastOfPairs > 0;
-template <class S, class F>
-inline constexpr bool kTakesPairsOf = kTakesPairs<S> && (S::kUnsignedDot || !F::kSigned);
 
 // The panels that kStrips strips are of, and where in them strip i is.
 template <class S, size_t kStrips>
@@ -202,11 +199,12 @@ template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kSt
       const auto others = kFine ? S::load_inputs(a.low_codes + column) : inputs;
       const auto group = S::load_group(inputs, g), second = S::load_group(others, g + kApart);
       for (size_t s = 0; s < kStrips; ++s) {
-        S::template dot_add_group<F::kCodeBits>(dot[t][s], codes[s], group, g, g + 1 == kEnd);
+        S::template dot_add_group<F::kCodeBits, F::kSigned>(dot[t][s], codes[s], group, g,
+                                                            g + 1 == kEnd);
         if constexpr (kFine || kHalves)
-          S::template dot_add_group<F::kCodeBits>(other[t][s],
-                                                  kHalves ? w[s].codes.group[g + kApart] : codes[s],
-                                                  second, g, g + 1 == kEnd);
+          S::template dot_add_group<F::kCodeBits, F::kSigned>(
+              other[t][s], kHalves ? w[s].codes.group[g + kApart] : codes[s], second, g,
+              g + 1 == kEnd);
       }
     }
   }
@@ -323,16 +321,24 @@ template <class S, class F, bool kFine, class Fn>
   }
 }
 
+// Whether two strips at once are faster. Where a code's sign moves to the input they have less in
+// common: they are in small tiles alone, which wait for memory.
+template <class S, class F>
+constexpr bool pairs_are_faster(size_t n_tokens) {
+  constexpr bool kMovesSigns = F::kSigned && !S::kUnsignedDot;
+  return n_tokens >= S::kLeastOfPairs && (!kMovesSigns || n_tokens <= kSmallTile);
+}
+
 // fn.operator()<kStrips>(panel) for all panels, with kPairs two strips at a time where that is
 // faster.
-template <class S, bool kPairs, class Fn>
+template <class S, class F, bool kPairs, class Fn>
 [[gnu::always_inline]] inline void for_each_panel(size_t first, size_t n_panels, size_t n_tokens,
                                                   const Fn& fn) {
   size_t panel = first;
   const size_t end = first + n_panels;
   if constexpr (kPairs) {
     constexpr size_t kStep = kPanelsOf<S, 2>;
-    if (n_tokens >= S::kLeastOfPairs)
+    if (pairs_are_faster<S, F>(n_tokens))
       for (; panel + kStep <= end; panel += kStep) fn.template operator()<2>(panel);
   }
   for (; panel < end; ++panel) fn.template operator()<1>(panel);
@@ -368,8 +374,8 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
 template <class S, class F, bool kFine, bool kPairs>
 void multiply_panels(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                      const Activations& a, size_t n_tokens, float* out, size_t out_stride) {
-  constexpr bool kTwo = kPairs && kTakesPairsOf<S, F>;
-  for_each_panel<S, kTwo>(first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
+  constexpr bool kTwo = kPairs && kTakesPairs<S>;
+  for_each_panel<S, F, kTwo>(first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
     in_tiles<S, F, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
       panel_tile<S, F, kFine, kStrips, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
     });

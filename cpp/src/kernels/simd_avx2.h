@@ -15,9 +15,9 @@ struct Avx2 {
   static constexpr size_t kRows = 8;
   static constexpr size_t kMaxTile = 32;           // tokens that a product may take as one tile
   static constexpr size_t kTileOfMany = kMaxTile;  // those of more tokens
-  // Both strips of a panel at once from so many tokens on: the inputs' broadcasts serve both, and
-  // the codes that are loaded serve kTogether tokens.
-  static constexpr size_t kLeastOfPairs = 2;
+  // Both strips of a panel at once: memory waits for no second pass over it, the inputs' broadcasts
+  // serve both, and the codes that are loaded serve kTogether tokens.
+  static constexpr size_t kLeastOfPairs = 1;
   static constexpr size_t kTogether = 4;
   static constexpr size_t kFloatTile = 4;
   static constexpr size_t kBlockQueries = 4;    // of attention
@@ -89,7 +89,7 @@ struct Avx2 {
   static void add_partial(Dot& dot) {
     dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
   }
-  // The same of unsigned codes in two steps, for two strips (matmul.h, add_part).
+  // The same in two steps, for two strips (matmul.h, add_part).
   static __m256i load_group(Inputs inputs, size_t group) {
     int32_t four;
     __builtin_memcpy(&four, inputs + 4 * group, 4);
@@ -106,9 +106,13 @@ struct Avx2 {
     asm("" : "+x"(sum));
     return sum;
   }
-  template <int kBits>
+  template <int kBits, bool kSigned>
   static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group, bool is_last) {
     constexpr size_t kGroups = groups_per_partial(kBits);
+    if constexpr (kSigned) {
+      inputs = _mm256_sign_epi8(inputs, codes);
+      codes = _mm256_abs_epi8(codes);
+    }
     const __m256i pairs = _mm256_maddubs_epi16(codes, inputs);
     dot.partial = group % kGroups == 0 ? pairs : add_in_turn(dot.partial, pairs);
     if (group % kGroups == kGroups - 1 || is_last) add_partial(dot);

@@ -7,8 +7,6 @@
 namespace smallmind::simd {
 
 struct Avx2Vnni : Avx2 {
-  static constexpr size_t kLeastOfPairs = 0;
-  static constexpr size_t kTogether = 1;
   static constexpr bool kUnsignedDot = true;
   using SignedFine = Avx2Vnni;
   using Dot = __m256i;
@@ -25,6 +23,11 @@ struct Avx2Vnni : Avx2 {
     int32_t four;
     __builtin_memcpy(&four, inputs + 4 * kStep, 4);
     dot = _mm256_dpbusd_epi32(dot, codes, _mm256_set1_epi32(four));
+  }
+  template <int kBits, bool kSigned>
+  [[gnu::always_inline]] static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t,
+                                                   bool) {
+    dot = _mm256_dpbusd_epi32(dot, codes, inputs);
   }
   // 128 * high + low
   static Dot dot_planes(Dot high, Dot low) {

@@ -77,7 +77,7 @@ struct Avx512 {
     __builtin_memcpy(&four, inputs + 4 * group, 4);
     return _mm512_set1_epi32(four);
   }
-  template <int kBits>
+  template <int kBits, bool kSigned>
   static void dot_add_group(Dot& dot, Bytes codes, Bytes inputs, size_t, bool) {
     dot = _mm512_dpbusd_epi32(dot, codes, inputs);
   }

@@ -16,11 +16,6 @@
 #include "quant/pack.h"
 
 namespace smallmind {
-
-#if defined(__x86_64__)
-extern const decltype(Kernels::matmul) kMatmulAvx2VnniEvex;
-#endif
-
 namespace {
 
 using quant::Formats;
@@ -171,19 +166,6 @@ float expected_dot(const Weights& w, size_t row, const Activations& a, size_t to
   return acc;
 }
 
-// Those of the machine, and AVX-VNNI's in the encoding of AVX-512.
-std::vector<Kernels> tables() {
-  std::vector<Kernels> found = available_products();
-#if defined(__x86_64__)
-  if (kernels_by_name("avx512") != nullptr) {
-    found.push_back(*kernels_by_name("avx2"));
-    found.back().name = "avx2_vnni in EVEX encoding";
-    found.back().matmul = kMatmulAvx2VnniEvex;
-  }
-#endif
-  return found;
-}
-
 template <class F>
 void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = false,
                   size_t n_columns = kColumns<F>) {
@@ -195,7 +177,7 @@ void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = fa
     a.values[i] = extreme_inputs
                       ? (rng() % 2 ? 3.0f : -3.0f)
                       : static_cast<float>(static_cast<int>(rng() % 20001) - 10000) / 700.0f;
-  for (const Kernels& isa : tables()) {
+  for (const Kernels& isa : available_products()) {
     (fine ? isa.quantize_fine : isa.quantize)(a, 0, n_tokens);
     std::vector<float> out(n_tokens * kRows, -1.0f);
     isa.matmul(w.matrix, 0, w.matrix.n_panels(), a, n_tokens, out.data(), kRows);
