@@ -41,12 +41,12 @@ void coarse_tile(const PackedMatrix& w, size_t panel, const Activations& a, cons
   }
 }
 
-template <class S, bool kPairs = kTakesPairs<S>>
+template <class S, bool kTwo = kTakesTwoStrips<S>>
 void coarse_maxima(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
                    const bool* is_fine, size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
     if constexpr (F::kInteger) {
-      for_each_panel<S, F, kPairs>(
+      for_each_panel<S, F, kTwo>(
           first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
             in_tiles<S, F, false>(n_tokens,
                                   [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {

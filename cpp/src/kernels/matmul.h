@@ -4,7 +4,7 @@
 //
 // A panel is unpacked block by block, once for a tile of tokens; the tile's accumulators stay in
 // registers, those of a large tile in the first-level cache. The dots of different tokens are
-// independent, so that the processor overlaps them. A strip is as many rows as one register sums.
+// independent, so that the processor overlaps them. A strip is S::kRows rows of a panel.
 // Two neighbouring strips, of two panels or of one, may pass over a tile's inputs together,
 // and each group of them is loaded once for both. What a block passes through is always inlined:
 // left to itself, g++ lets some formats' codes take the way over the stack.
@@ -104,6 +104,9 @@ struct WeightBlock {
   // Block b of a chunk of n_blocks.
   [[gnu::always_inline]] void unpack(const std::byte* chunk, size_t n_blocks, size_t b,
                                      size_t row) {
+    if constexpr (requires { S::groups_per_partial(1); })
+      static_assert(F::kScalesPerBlock * S::groups_per_partial(F::kCodeBits) <= quant::kGroups,
+                    "16-bit sums end with the columns of a scale");
     F::template codes<S>(chunk, n_blocks, b, row, codes);
     if constexpr (F::kSigned && S::kUnsignedDot)
       for (auto& group : codes.group) group = S::flip_sign_bits(group);
@@ -147,7 +150,7 @@ template <class S, class F, bool kFine>
 
 // Whether an instruction set takes two strips at once.
 template <class S>
-inline constexpr bool kTakesPairs = S::kLeastOfPairs > 0;
+inline constexpr bool kTakesTwoStrips = S::kTwoStripsFrom > 0;
 
 // The panels that kStrips strips are of, and where in them strip i is.
 template <class S, size_t kStrips>
@@ -174,7 +177,6 @@ template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kSt
   constexpr size_t kParts = F::kScalesPerBlock, kGroups = quant::kGroups / kParts;
   constexpr bool kHalves = kTokens == 1 && !kFine && kSplitsDots<S>;
   constexpr size_t kApart = kHalves ? kGroups / 2 : 0, kFirst = kPart * kGroups;
-  constexpr size_t kEnd = kFirst + kGroups - kApart;
   const int32_t* sums = kParts == 1 ? a.minus_sums : a.minus_half_sums;
   const int32_t* low_sums = kParts == 1 ? a.low_minus_sums : a.low_minus_half_sums;
   typename S::Dot dot[kTokens][kStrips], other[kTokens][kStrips];
@@ -189,7 +191,7 @@ template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kSt
     }
   }
 #pragma GCC unroll 8
-  for (size_t g = kFirst; g < kEnd; ++g) {
+  for (size_t g = kFirst; g < kFirst + kGroups - kApart; ++g) {
     typename S::Bytes codes[kStrips];
     for (size_t s = 0; s < kStrips; ++s) codes[s] = S::keep(w[s].codes.group[g]);
 #pragma GCC unroll 8
@@ -199,12 +201,10 @@ template <class S, class F, bool kFine, size_t kPart, size_t kTokens, size_t kSt
       const auto others = kFine ? S::load_inputs(a.low_codes + column) : inputs;
       const auto group = S::load_group(inputs, g), second = S::load_group(others, g + kApart);
       for (size_t s = 0; s < kStrips; ++s) {
-        S::template dot_add_group<F::kCodeBits, F::kSigned>(dot[t][s], codes[s], group, g,
-                                                            g + 1 == kEnd);
+        const auto& far = kHalves ? w[s].codes.group[g + kApart] : codes[s];
+        S::template dot_add_group<F::kCodeBits, F::kSigned>(dot[t][s], codes[s], group, g);
         if constexpr (kFine || kHalves)
-          S::template dot_add_group<F::kCodeBits, F::kSigned>(
-              other[t][s], kHalves ? w[s].codes.group[g + kApart] : codes[s], second, g,
-              g + 1 == kEnd);
+          S::template dot_add_group<F::kCodeBits, F::kSigned>(other[t][s], far, second, g);
       }
     }
   }
@@ -240,7 +240,8 @@ template <class S, class F, bool kFine, size_t kTokens, size_t kStrips>
 }
 
 // The same of n tokens. With two strips, S::kTogether tokens are taken together, or half as many
-// with two planes: so many dots that none waits for the one before it.
+// with two planes: so many dots that none waits for the one before it, and codes are loaded once
+// for all of them.
 template <class S, class F, bool kFine, size_t kStrips>
 [[gnu::always_inline]] inline void add_tokens(const WeightBlock<S, F> (&w)[kStrips],
                                               const Activations& a, size_t at, size_t step,
@@ -324,21 +325,21 @@ template <class S, class F, bool kFine, class Fn>
 // Whether two strips at once are faster. Where a code's sign moves to the input they have less in
 // common: they are in small tiles alone, which wait for memory.
 template <class S, class F>
-constexpr bool pairs_are_faster(size_t n_tokens) {
+constexpr bool two_strips_are_faster(size_t n_tokens) {
   constexpr bool kMovesSigns = F::kSigned && !S::kUnsignedDot;
-  return n_tokens >= S::kLeastOfPairs && (!kMovesSigns || n_tokens <= kSmallTile);
+  return n_tokens >= S::kTwoStripsFrom && (!kMovesSigns || n_tokens <= kSmallTile);
 }
 
-// fn.operator()<kStrips>(panel) for all panels, with kPairs two strips at a time where that is
+// fn.operator()<kStrips>(panel) for all panels, with kTwo two strips at a time where that is
 // faster.
-template <class S, class F, bool kPairs, class Fn>
+template <class S, class F, bool kTwo, class Fn>
 [[gnu::always_inline]] inline void for_each_panel(size_t first, size_t n_panels, size_t n_tokens,
                                                   const Fn& fn) {
   size_t panel = first;
   const size_t end = first + n_panels;
-  if constexpr (kPairs) {
+  if constexpr (kTwo) {
     constexpr size_t kStep = kPanelsOf<S, 2>;
-    if (pairs_are_faster<S, F>(n_tokens))
+    if (two_strips_are_faster<S, F>(n_tokens))
       for (; panel + kStep <= end; panel += kStep) fn.template operator()<2>(panel);
   }
   for (; panel < end; ++panel) fn.template operator()<1>(panel);
@@ -371,11 +372,11 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
   }
 }
 
-template <class S, class F, bool kFine, bool kPairs>
+template <class S, class F, bool kFine, bool kTwo>
 void multiply_panels(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                      const Activations& a, size_t n_tokens, float* out, size_t out_stride) {
-  constexpr bool kTwo = kPairs && kTakesPairs<S>;
-  for_each_panel<S, F, kTwo>(first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
+  constexpr bool kBoth = kTwo && kTakesTwoStrips<S>;
+  for_each_panel<S, F, kBoth>(first_panel, n_panels, n_tokens, [&]<size_t kStrips>(size_t panel) {
     in_tiles<S, F, kFine>(n_tokens, [&]<size_t kTile, Fetch kFetch>(size_t token, size_t n) {
       panel_tile<S, F, kFine, kStrips, kTile, kFetch>(w, panel, a, token, n, out, out_stride);
     });
@@ -392,7 +393,7 @@ requires(F::kSigned&& requires { typename S::SignedFine; }) struct FineSet<S, F>
   using Type = typename S::SignedFine;
 };
 
-template <class S, bool kPairs = kTakesPairs<S>>
+template <class S, bool kTwo = kTakesTwoStrips<S>>
 void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
             size_t n_tokens, float* out, size_t out_stride) {
   quant::Formats::visit(w.type, [&]<class F>() {
@@ -400,10 +401,10 @@ void matmul(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Ac
       for (size_t p = first_panel; p < first_panel + n_panels; ++p)
         float_tokens<S, F, S::kFloatTile>(w, p, a, 0, n_tokens, out, out_stride);
     else if (a.low_codes == nullptr)
-      multiply_panels<S, F, false, kPairs>(w, first_panel, n_panels, a, n_tokens, out, out_stride);
+      multiply_panels<S, F, false, kTwo>(w, first_panel, n_panels, a, n_tokens, out, out_stride);
     else
-      multiply_panels<typename FineSet<S, F>::Type, F, true, kPairs>(w, first_panel, n_panels, a,
-                                                                     n_tokens, out, out_stride);
+      multiply_panels<typename FineSet<S, F>::Type, F, true, kTwo>(w, first_panel, n_panels, a,
+                                                                   n_tokens, out, out_stride);
   });
 }
 

@@ -17,7 +17,7 @@ struct Avx2 {
   static constexpr size_t kTileOfMany = kMaxTile;  // those of more tokens
   // Both strips of a panel at once: memory waits for no second pass over it, the inputs' broadcasts
   // serve both, and the codes that are loaded serve kTogether tokens.
-  static constexpr size_t kLeastOfPairs = 1;
+  static constexpr size_t kTwoStripsFrom = 1;  // tokens
   static constexpr size_t kTogether = 4;
   static constexpr size_t kFloatTile = 4;
   static constexpr size_t kBlockQueries = 4;    // of attention
@@ -74,26 +74,26 @@ struct Avx2 {
   }
   template <int kBits, bool kSigned, int kStep>
   static void dot_add(Dot& dot, Bytes codes, Inputs inputs) {
-    int32_t four;
-    __builtin_memcpy(&four, inputs + 4 * kStep, 4);
-    __m256i a = _mm256_set1_epi32(four);
-    if constexpr (kSigned) {
-      a = _mm256_sign_epi8(a, codes);
-      codes = _mm256_abs_epi8(codes);
-    }
     constexpr int kGroups = groups_per_partial(kBits);
-    const __m256i pairs = _mm256_maddubs_epi16(codes, a);
-    dot.partial = kStep % kGroups == 0 ? pairs : _mm256_add_epi16(dot.partial, pairs);
-    if constexpr (kStep % kGroups == kGroups - 1 || kStep == 7) add_partial(dot);
-  }
-  static void add_partial(Dot& dot) {
-    dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
+    const __m256i sums = pair_sums<kSigned>(codes, load_group(inputs, kStep));
+    dot.partial = kStep % kGroups == 0 ? sums : _mm256_add_epi16(dot.partial, sums);
+    if constexpr (kStep % kGroups == kGroups - 1) add_partial(dot);
   }
   // The same in two steps, for two strips (matmul.h, add_part).
   static __m256i load_group(Inputs inputs, size_t group) {
     int32_t four;
     __builtin_memcpy(&four, inputs + 4 * group, 4);
     return _mm256_set1_epi32(four);
+  }
+  template <bool kSigned>
+  static __m256i pair_sums(Bytes codes, __m256i inputs) {
+    if constexpr (kSigned)
+      return _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(inputs, codes));
+    else
+      return _mm256_maddubs_epi16(codes, inputs);
+  }
+  static void add_partial(Dot& dot) {
+    dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
   }
   // Codes in a register, for several tokens: g++ would load them for each.
   static Bytes keep(Bytes codes) {
@@ -107,15 +107,11 @@ struct Avx2 {
     return sum;
   }
   template <int kBits, bool kSigned>
-  static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group, bool is_last) {
+  static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group) {
     constexpr size_t kGroups = groups_per_partial(kBits);
-    if constexpr (kSigned) {
-      inputs = _mm256_sign_epi8(inputs, codes);
-      codes = _mm256_abs_epi8(codes);
-    }
-    const __m256i pairs = _mm256_maddubs_epi16(codes, inputs);
-    dot.partial = group % kGroups == 0 ? pairs : add_in_turn(dot.partial, pairs);
-    if (group % kGroups == kGroups - 1 || is_last) add_partial(dot);
+    const __m256i sums = pair_sums<kSigned>(codes, inputs);
+    dot.partial = group % kGroups == 0 ? sums : add_in_turn(dot.partial, sums);
+    if (group % kGroups == kGroups - 1) add_partial(dot);
   }
   // Adds the squares of (codes - kOffset), which are signed bytes.
   template <int kOffset>
@@ -293,7 +289,7 @@ struct Avx2 {
 // Signed codes and fine inputs in 16 bits: half the instructions of two planes of bytes, whose
 // signs move from code to input. Sums of 32 products of 128 and 16,256 fit 32 bits.
 struct Avx2Fine : Avx2 {
-  static constexpr size_t kLeastOfPairs = 0;
+  static constexpr size_t kTwoStripsFrom = 0;
   static constexpr size_t kTogether = 1;
 
   // 4 rows of 4 columns each.

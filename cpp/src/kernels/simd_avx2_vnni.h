@@ -20,13 +20,10 @@ struct Avx2Vnni : Avx2 {
   // (Always inlined: the test of the same code with AVX-512's encoding must not share it.)
   template <int kBits, bool kSigned, int kStep>
   [[gnu::always_inline]] static void dot_add(Dot& dot, Bytes codes, Inputs inputs) {
-    int32_t four;
-    __builtin_memcpy(&four, inputs + 4 * kStep, 4);
-    dot = _mm256_dpbusd_epi32(dot, codes, _mm256_set1_epi32(four));
+    dot = _mm256_dpbusd_epi32(dot, codes, load_group(inputs, kStep));
   }
   template <int kBits, bool kSigned>
-  [[gnu::always_inline]] static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t,
-                                                   bool) {
+  [[gnu::always_inline]] static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t) {
     dot = _mm256_dpbusd_epi32(dot, codes, inputs);
   }
   // 128 * high + low

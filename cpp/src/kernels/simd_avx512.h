@@ -17,7 +17,7 @@ struct Avx512 {
   static constexpr size_t kTileOfMany = kMaxTile;  // unpacking takes the units of the dots
   // Products take two strips at once from so many tokens on (0: never): here those of two panels.
   // Fewer wait for memory, which is read faster as one stream than as two.
-  static constexpr size_t kLeastOfPairs = 8;
+  static constexpr size_t kTwoStripsFrom = 8;
   static constexpr size_t kTogether = 4;       // tokens that pass over two strips at once
   static constexpr size_t kFloatTile = 8;      // of float weights: sums in registers
   static constexpr size_t kBlockQueries = 12;  // of attention
@@ -78,7 +78,7 @@ struct Avx512 {
     return _mm512_set1_epi32(four);
   }
   template <int kBits, bool kSigned>
-  static void dot_add_group(Dot& dot, Bytes codes, Bytes inputs, size_t, bool) {
+  static void dot_add_group(Dot& dot, Bytes codes, Bytes inputs, size_t) {
     dot = _mm512_dpbusd_epi32(dot, codes, inputs);
   }
   static Bytes keep(Bytes codes) { return codes; }

@@ -13,7 +13,7 @@ struct Neon {
   static constexpr size_t kRows = 8;
   static constexpr size_t kMaxTile = 16;
   static constexpr size_t kTileOfMany = kMaxTile;
-  static constexpr size_t kLeastOfPairs = 0;
+  static constexpr size_t kTwoStripsFrom = 0;
   static constexpr size_t kTogether = 1;
   static constexpr size_t kFloatTile = 4;
   static constexpr size_t kBlockQueries = 2;    // of attention

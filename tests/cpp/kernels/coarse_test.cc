@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "activation_buffer.h"
-#include "isa_list.h"
+#include "products_list.h"
 #include "random_matrix.h"
 
 namespace smallmind {

@@ -11,7 +11,7 @@
 
 #include "activation_buffer.h"
 #include "base/half.h"
-#include "isa_list.h"
+#include "products_list.h"
 #include "quant/formats.h"
 #include "quant/pack.h"
 
@@ -166,17 +166,36 @@ float expected_dot(const Weights& w, size_t row, const Activations& a, size_t to
   return acc;
 }
 
+// Panels [first, first + n_panels) of w, whose rows up to w.n_rows alone are written: as in `all`.
+void expect_rows(const Kernels& isa, const PackedMatrix& w, size_t first, size_t n_panels,
+                 const Activations& a, const std::vector<float>& all) {
+  std::vector<float> out(all.size(), -1.0f);
+  isa.matmul(w, first, n_panels, a, all.size() / kRows, out.data(), kRows);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const size_t row = i % kRows;
+    const bool is_written = row >= first * 16 && row < w.n_rows;
+    ASSERT_EQ(std::bit_cast<uint32_t>(out[i]), std::bit_cast<uint32_t>(is_written ? all[i] : -1.0f))
+        << isa.name << " type " << static_cast<int>(w.type) << " of " << w.n_rows << " rows, token "
+        << i / kRows << " of " << all.size() / kRows << " row " << row;
+  }
+}
+
+enum class Inputs { kRandom, kExtreme, kHighest };
+
+float draw(std::mt19937& rng, Inputs inputs) {
+  if (inputs == Inputs::kHighest) return 3.0f;
+  if (inputs == Inputs::kExtreme) return rng() % 2 ? 3.0f : -3.0f;
+  return static_cast<float>(static_cast<int>(rng() % 20001) - 10000) / 700.0f;
+}
+
 template <class F>
-void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = false,
+void check_format(int fill, Inputs inputs, size_t n_tokens, bool fine = false,
                   size_t n_columns = kColumns<F>) {
   std::mt19937 rng(static_cast<unsigned>(fill + 100) * 31 + static_cast<unsigned>(n_tokens));
   const Weights w = make_weights<F>(rng, fill, n_columns);
   ActivationBuffer buffer(n_tokens, n_columns);
   const Activations a = buffer.view(fine);
-  for (size_t i = 0; i < n_tokens * n_columns; ++i)
-    a.values[i] = extreme_inputs
-                      ? (rng() % 2 ? 3.0f : -3.0f)
-                      : static_cast<float>(static_cast<int>(rng() % 20001) - 10000) / 700.0f;
+  for (size_t i = 0; i < n_tokens * n_columns; ++i) a.values[i] = draw(rng, inputs);
   for (const Kernels& isa : available_products()) {
     (fine ? isa.quantize_fine : isa.quantize)(a, 0, n_tokens);
     std::vector<float> out(n_tokens * kRows, -1.0f);
@@ -190,27 +209,30 @@ void check_format(int fill, bool extreme_inputs, size_t n_tokens, bool fine = fa
             << want;
       }
     }
-    // From the second panel on: others stand first and last.
-    std::vector<float> rest(n_tokens * kRows, -1.0f);
-    isa.matmul(w.matrix, 1, w.matrix.n_panels() - 1, a, n_tokens, rest.data(), kRows);
-    for (size_t i = 0; i < rest.size(); ++i)
-      ASSERT_EQ(std::bit_cast<uint32_t>(rest[i]),
-                std::bit_cast<uint32_t>(i % kRows < 16 ? -1.0f : out[i]))
-          << isa.name << " type " << static_cast<int>(F::kType) << " token " << i / kRows << " of "
-          << n_tokens << " row " << i % kRows;
+    // From the second panel on others stand first and last. Last panels of 8 and of 13 rows.
+    expect_rows(isa, w.matrix, 1, w.matrix.n_panels() - 1, a, out);
+    for (const size_t n_rows : {24, 29}) {
+      PackedMatrix cut = w.matrix;
+      cut.n_rows = n_rows;
+      expect_rows(isa, cut, 0, cut.n_panels(), a, out);
+    }
   }
 }
 
 TEST(MatmulTest, GivesTheFrozenFormulaBitForBitOnRandomCodes) {
   for (const size_t n_tokens : {1, 2, 3, 4, 5, 12, 13, 16, 31, 33, 67})
-    Formats::for_each([&]<class F>() { check_format<F>(-1, false, n_tokens); });
+    Formats::for_each([&]<class F>() { check_format<F>(-1, Inputs::kRandom, n_tokens); });
 }
 
-// All codes at their ends, Q8_0's -128 included (fill 0x80), with inputs of +-127.
+// All codes at their ends, Q8_0's -128 included (fill 0x80), with inputs of +-127 and of 127 alone.
 TEST(MatmulTest, GivesTheFrozenFormulaAtExtremeCodes) {
   for (const int fill : {0x00, 0x80, 0x7f, 0xff, 0x0f, 0xf0}) {
-    for (const size_t n_tokens : {3, 4, 6, 16})
-      Formats::for_each([&]<class F>() { check_format<F>(fill, true, n_tokens); });
+    for (const size_t n_tokens : {3, 4, 6, 16}) {
+      Formats::for_each([&]<class F>() {
+        check_format<F>(fill, Inputs::kExtreme, n_tokens);
+        check_format<F>(fill, Inputs::kHighest, n_tokens);
+      });
+    }
   }
 }
 
@@ -218,12 +240,12 @@ TEST(MatmulTest, GivesTheFrozenFormulaAtExtremeCodes) {
 // block alone, and one behind all that are unpacked at once.
 TEST(MatmulTest, GivesTheFrozenFormulaForManyTokensAndForLongAndShortRows) {
   Formats::for_each([&]<class F>() {
-    check_format<F>(-1, false, 138, false, kManyColumns<F>);
+    check_format<F>(-1, Inputs::kRandom, 138, false, kManyColumns<F>);
     for (const size_t n_tokens : {5, 12, 31}) {
       for (const bool fine : {false, true}) {
-        check_format<F>(-1, false, n_tokens, fine, kManyColumns<F>);
-        check_format<F>(-1, false, n_tokens, fine, F::kFileBlock == 256 ? 256 : 32);
-        if (F::kFileBlock != 256) check_format<F>(-1, false, n_tokens + 16, fine, 800);
+        check_format<F>(-1, Inputs::kRandom, n_tokens, fine, kManyColumns<F>);
+        check_format<F>(-1, Inputs::kRandom, n_tokens, fine, F::kFileBlock == 256 ? 256 : 32);
+        if (F::kFileBlock != 256) check_format<F>(-1, Inputs::kRandom, n_tokens + 16, fine, 800);
       }
     }
   });
@@ -232,9 +254,9 @@ TEST(MatmulTest, GivesTheFrozenFormulaForManyTokensAndForLongAndShortRows) {
 TEST(MatmulTest, GivesTheFrozenFormulaWithTwoPlanesOfInputs) {
   for (const size_t n_tokens : {1, 3, 12, 16, 31, 37}) {
     Formats::for_each([&]<class F>() {
-      check_format<F>(-1, false, n_tokens, true);
-      check_format<F>(0x80, true, n_tokens, true);
-      check_format<F>(0xff, true, n_tokens, true);
+      check_format<F>(-1, Inputs::kRandom, n_tokens, true);
+      check_format<F>(0x80, Inputs::kExtreme, n_tokens, true);
+      check_format<F>(0xff, Inputs::kExtreme, n_tokens, true);
     });
   }
 }
