@@ -331,7 +331,7 @@ constexpr bool two_strips_are_faster(size_t n_tokens) {
 }
 
 // fn.operator()<kStrips>(panel) for all panels, with kTwo two strips at a time where that is
-// faster.
+// faster. One strip at a time is not compiled where it would never be taken.
 template <class S, class F, bool kTwo, class Fn>
 [[gnu::always_inline]] inline void for_each_panel(size_t first, size_t n_panels, size_t n_tokens,
                                                   const Fn& fn) {
@@ -342,7 +342,10 @@ template <class S, class F, bool kTwo, class Fn>
     if (two_strips_are_faster<S, F>(n_tokens))
       for (; panel + kStep <= end; panel += kStep) fn.template operator()<2>(panel);
   }
-  for (; panel < end; ++panel) fn.template operator()<1>(panel);
+  constexpr bool kAlways = kTwo && kPanelsOf<S, 2> == 1 && two_strips_are_faster<S, F>(1) &&
+                           two_strips_are_faster<S, F>(kSmallTile + 1);
+  if constexpr (!kAlways)
+    for (; panel < end; ++panel) fn.template operator()<1>(panel);
 }
 
 // The panels from `panel` on whose strips are taken together, times tokens [token, token +
