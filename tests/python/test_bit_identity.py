@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
-from instruction_sets import HERE, MISSING
+from instruction_sets import FASTEST, HERE, MISSING
 from tiny_models import EVERY_TYPE, GEMMA_MIX, SMOLLM_MIX, TYPES, TinySpec, write_tiny
 
 PROBE = Path(__file__).resolve().parent.parent / "support" / "identity_probe.py"
@@ -143,6 +143,22 @@ def test_sixteen_sessions_of_the_default_model_equal_each_alone_on_every_isa(
     path = Path(smollm2)
     alone = probe(path, tmp_path, HERE[-1], 1, **plan)
     assert all_equal(path, tmp_path, at_once=True, **plan) == alone
+
+
+def test_the_fastest_instruction_set_is_taken_unasked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = write_tiny(tmp_path / "tiny.gguf", TinySpec(n_layers=1))
+    code = "import sys, smallmind as sm; print(sm.Engine(sys.argv[1]).info.isa)"
+    monkeypatch.delenv("SMALLMIND_ISA", raising=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == FASTEST
 
 
 def test_an_unknown_instruction_set_is_a_typed_error(tmp_path: Path) -> None:

@@ -14,15 +14,21 @@ _NEEDS: Mapping[str, frozenset[str]] = {
     "avx512": _AVX512,
     "avx512_bf16": _AVX512 | {"avx512_bf16"},
     "avx512_amx": _AVX512 | {"avx512_bf16", "amx_tile", "amx_int8"},
+    "neon": frozenset({"asimddp"}),
 }
 
 
-def _processor_flags() -> frozenset[str]:
+def _processor(field: str) -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""
 
 
-HERE = [isa for isa, flags in _NEEDS.items() if flags <= _processor_flags()]
+_FLAGS = frozenset((_processor("flags") or _processor("Features")).split())
+HERE = [isa for isa, flags in _NEEDS.items() if flags <= _FLAGS]
 MISSING = sorted(_NEEDS.keys() - set(HERE))
+# The fastest here: a dot of bfloat16 pairs is slower than multiplications on Intel's processors.
+_SLOW = {"avx512_bf16"} if _processor("vendor_id") == "GenuineIntel" else set()
+FASTEST = [isa for isa in HERE if isa not in _SLOW][-1]

@@ -2,6 +2,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
+#include <utility>
+
 #include "kernels/dispatch.h"
 
 namespace smallmind {
@@ -24,6 +27,7 @@ struct CpuFeatures {
   bool avx512 = false;       // those of avx2 and AVX-512 F, BW, DQ, VL, VNNI
   bool avx512_bf16 = false;  // those and AVX-512 BF16
   bool avx512_amx = false;   // those, AMX TILE and INT8
+  bool is_intel = false;
 };
 
 // The system saves the tile registers only of a process that has asked for them. The answer is its
@@ -36,6 +40,8 @@ bool may_use_tiles() {
 CpuFeatures detect() {
   CpuFeatures found;
   unsigned a, b, c, d;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return found;
+  found.is_intel = b == signature_INTEL_ebx;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
   const bool has_osxsave = c >> 27 & 1, has_fma = c >> 12 & 1, has_f16c = c >> 29 & 1;
   if (!has_osxsave) return found;
@@ -75,8 +81,7 @@ void take(Kernels& table, const OwnKernels& own) {
   table.attention = own.attention;
 }
 
-// AVX-512's table with what tile registers are better at. (On processors that have them a dot of
-// bfloat16 pairs takes twice as long as the two multiplications that it stands for.)
+// AVX-512's table with what tile registers are better at.
 const Kernels& avx512_amx_table() {
   static const Kernels table = changed(kKernelsAvx512, "avx512_amx", [](Kernels& own) {
     take(own, kOwnAvx512Amx);
@@ -87,7 +92,7 @@ const Kernels& avx512_amx_table() {
 
 // AVX-512's table with bfloat16 dots, and products in AMD's shapes (simd_avx512_bf16.h). No bit
 // tells how many dots of 512 bits a processor takes in a cycle; of AMD's, those that take two (Zen
-// 5) have AVX-VNNI, too. (Intel's Cooper Lake, which has none, loses a little speed.)
+// 5) have AVX-VNNI, too.
 const Kernels& avx512_bf16_table() {
   static const Kernels table = changed(kKernelsAvx512, "avx512_bf16", [](Kernels& own) {
     take(own, cpu().avx2_vnni ? kOwnAvx512Bf16 : kOwnAvx512Bf16OneDot);
@@ -107,13 +112,19 @@ const Kernels& avx2_vnni_table() {
 }  // namespace
 
 std::span<const KernelChoice> kernel_choices() {
-  static const KernelChoice choices[] = {
-      {&avx512_amx_table(), [] { return cpu().avx512_amx && may_use_tiles(); }},
-      {&avx512_bf16_table(), [] { return cpu().avx512_bf16; }},
-      {&kKernelsAvx512, [] { return cpu().avx512; }},
-      {&avx2_vnni_table(), [] { return cpu().avx2_vnni; }},
-      {&kKernelsAvx2, [] { return cpu().avx2; }},
-      {&kKernelsGeneric, [] { return true; }}};
+  static const auto choices = [] {
+    std::array list = {
+        KernelChoice{&avx512_amx_table(), [] { return cpu().avx512_amx && may_use_tiles(); }},
+        KernelChoice{&avx512_bf16_table(), [] { return cpu().avx512_bf16; }},
+        KernelChoice{&kKernelsAvx512, [] { return cpu().avx512; }},
+        KernelChoice{&avx2_vnni_table(), [] { return cpu().avx2_vnni; }},
+        KernelChoice{&kKernelsAvx2, [] { return cpu().avx2; }},
+        KernelChoice{&kKernelsGeneric, [] { return true; }}};
+    // On Intel's processors a dot of bfloat16 pairs takes twice as long as the two multiplications
+    // that it stands for.
+    if (cpu().is_intel) std::swap(list[1], list[2]);
+    return list;
+  }();
   return choices;
 }
 
