@@ -6,6 +6,25 @@
 
 namespace smallmind::kernel {
 
+// What takes coarse products: S, or its own way, which may want small codes of inputs.
+template <class S>
+struct CoarseSet {
+  using Type = S;
+};
+template <class S>
+requires requires { typename S::Coarse; }
+struct CoarseSet<S> {
+  using Type = typename S::Coarse;
+};
+template <class S>
+constexpr int coarse_limit() {
+  using Set = typename CoarseSet<S>::Type;
+  if constexpr (requires { Set::kInputLimit; })
+    return Set::kInputLimit;
+  else
+    return 127;
+}
+
 // The panels from `panel` on whose strips are taken together, times tokens [token, token +
 // n_tokens): as panel_tile, but that both planes of the inputs' codes enter in fine blocks only,
 // and only the highest row of each panel is kept.
@@ -41,9 +60,10 @@ void coarse_tile(const PackedMatrix& w, size_t panel, const Activations& a, cons
   }
 }
 
-template <class S, bool kTwo = kTakesTwoStrips<S>>
+template <class Base, bool kTwo = kTakesTwoStrips<Base>>
 void coarse_maxima(const PackedMatrix& w, size_t first_panel, size_t n_panels, const Activations& a,
                    const bool* is_fine, size_t n_tokens, float* out, size_t out_stride) {
+  using S = typename CoarseSet<Base>::Type;
   quant::Formats::visit(w.type, [&]<class F>() {
     if constexpr (F::kInteger) {
       for_each_panel<S, F, kTwo>(

@@ -105,6 +105,7 @@ const Kernels& avx2_vnni_table() {
   static const Kernels table = changed(kKernelsAvx2, "avx2_vnni", [](Kernels& own) {
     own.matmul = kMatmulAvx2Vnni;
     own.coarse_maxima = kCoarseMaximaAvx2Vnni;
+    own.coarse_limit = 127;
   });
   return table;
 }

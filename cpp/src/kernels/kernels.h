@@ -122,6 +122,8 @@ struct Kernels {
   // fast as products by panels: each thread reads all weights then, and all share the way to
   // memory.
   size_t least_part_tokens;
+  // How large the codes of either plane are, at most, that coarse_maxima takes: 127, or 64.
+  int coarse_limit;
 
   // Quantises tokens [first, first + n) of a.values: d = amax / 127, code = rne(x * (127 / amax));
   // d = 0 below 2^-100, NaN if an input is not finite.
@@ -136,7 +138,8 @@ struct Kernels {
                  size_t n_tokens, float* out, size_t out_stride);
   // out[token * out_stride + panel] = the highest of the panel's products with the upper plane of
   // the inputs alone but for the blocks that are fine, where both enter; scales are of the codes
-  // that do. The order of the sums is matmul's. REQUIRES: a format of codes, a.low_codes.
+  // that do. The order of the sums is matmul's. REQUIRES: a format of codes, a.low_codes, codes of
+  // both planes within coarse_limit.
   void (*coarse_maxima)(const PackedMatrix& w, size_t first_panel, size_t n_panels,
                         const Activations& a, const bool* is_fine, size_t n_tokens, float* out,
                         size_t out_stride);

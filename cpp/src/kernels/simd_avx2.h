@@ -10,6 +10,7 @@
 namespace smallmind::simd {
 
 struct Avx2Fine;
+struct Avx2Coarse;
 
 struct Avx2 {
   static constexpr size_t kRows = 8;
@@ -28,6 +29,7 @@ struct Avx2 {
       false;  // |code| as unsigned byte, the code's sign moved to the input
 
   using SignedFine = Avx2Fine;   // what computes signed codes times fine inputs
+  using Coarse = Avx2Coarse;     // what computes coarse products
   using Inputs = const int8_t*;  // the codes of a block of one token
   using Bytes = __m256i;
   using Row = __m256;
@@ -74,16 +76,27 @@ struct Avx2 {
   }
   template <int kBits, bool kSigned, int kStep>
   static void dot_add(Dot& dot, Bytes codes, Inputs inputs) {
-    constexpr int kGroups = groups_per_partial(kBits);
-    const __m256i sums = pair_sums<kSigned>(codes, load_group(inputs, kStep));
-    dot.partial = kStep % kGroups == 0 ? sums : _mm256_add_epi16(dot.partial, sums);
-    if constexpr (kStep % kGroups == kGroups - 1) add_partial(dot);
+    add_group<groups_per_partial(kBits), kSigned>(dot, codes, load_group(inputs, kStep), kStep);
   }
   // The same in two steps, for two strips (matmul.h, add_part).
   static __m256i load_group(Inputs inputs, size_t group) {
     int32_t four;
     __builtin_memcpy(&four, inputs + 4 * group, 4);
     return _mm256_set1_epi32(four);
+  }
+  template <int kBits, bool kSigned>
+  static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group) {
+    add_group<groups_per_partial(kBits), kSigned>(dot, codes, inputs, group);
+  }
+  // kGroups groups' 16-bit sums are widened together.
+  template <int kGroups, bool kSigned>
+  static void add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group) {
+    const __m256i sums = pair_sums<kSigned>(codes, inputs);
+    dot.partial = group % kGroups == 0 ? sums : add_in_turn(dot.partial, sums);
+    if (group % kGroups == kGroups - 1) {
+      dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
+      if constexpr (kGroups == 1) asm("" : "+x"(dot.total));
+    }
   }
   template <bool kSigned>
   static __m256i pair_sums(Bytes codes, __m256i inputs) {
@@ -92,26 +105,16 @@ struct Avx2 {
     else
       return _mm256_maddubs_epi16(codes, inputs);
   }
-  static void add_partial(Dot& dot) {
-    dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
-  }
-  // Codes in a register, for several tokens: g++ would load them for each.
-  static Bytes keep(Bytes codes) {
-    asm("" : "+x"(codes));
-    return codes;
-  }
   // a + b in this order: g++ would add many in a tree, for whose leaves there are no registers.
   static __m256i add_in_turn(__m256i a, __m256i b) {
     __m256i sum = _mm256_add_epi16(a, b);
     asm("" : "+x"(sum));
     return sum;
   }
-  template <int kBits, bool kSigned>
-  static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group) {
-    constexpr size_t kGroups = groups_per_partial(kBits);
-    const __m256i sums = pair_sums<kSigned>(codes, inputs);
-    dot.partial = group % kGroups == 0 ? sums : add_in_turn(dot.partial, sums);
-    if (group % kGroups == kGroups - 1) add_partial(dot);
+  // Codes in a register, for several tokens: g++ would load them for each.
+  static Bytes keep(Bytes codes) {
+    asm("" : "+x"(codes));
+    return codes;
   }
   // Adds the squares of (codes - kOffset), which are signed bytes.
   template <int kOffset>
@@ -326,6 +329,26 @@ struct Avx2Fine : Avx2 {
   }
   static __m256i join(const int8_t* upper, const int8_t* lower) {
     return _mm256_add_epi16(_mm256_slli_epi16(widen(upper), 7), widen(lower));
+  }
+};
+
+// Coarse products, whose inputs may be as small as the set likes: codes enter as unsigned bytes, no
+// sign is moved, and two strips have everything in common.
+struct Avx2Coarse : Avx2 {
+  static constexpr int kInputLimit = 64;
+  static constexpr bool kUnsignedDot = true;
+
+  static Bytes flip_sign_bits(Bytes x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
+  // 31 * 64 * 2 * 8, 63 * 64 * 2 * 4 and 255 * 64 * 2 are below 32,768.
+  static constexpr int groups_per_partial(int bits) { return bits <= 5 ? 8 : bits == 6 ? 4 : 1; }
+  template <int kBits, bool kSigned, int kStep>
+  static void dot_add(Dot& dot, Bytes codes, Inputs inputs) {
+    dot_add_group<kBits, kSigned>(dot, codes, load_group(inputs, kStep), kStep);
+  }
+  template <int kBits, bool kSigned>
+  static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group) {
+    static_assert(!kSigned || kBits == 8);
+    add_group<groups_per_partial(kBits), false>(dot, codes, inputs, group);
   }
 };
 

@@ -9,6 +9,7 @@ namespace smallmind::simd {
 struct Avx2Vnni : Avx2 {
   static constexpr bool kUnsignedDot = true;
   using SignedFine = Avx2Vnni;
+  using Coarse = Avx2Vnni;
   using Dot = __m256i;
 
   static Bytes flip_sign_bits(Bytes x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }

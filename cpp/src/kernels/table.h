@@ -19,11 +19,14 @@ inline constexpr size_t kLeastPartTokens = 16;
 
 template <class S>
 constexpr Kernels make_table(const char* name) {
-  return {name,         kLeastPartTokens, quantize<S>,   quantize_fine<S>,  quantize_blocks<S>,
-          matmul<S>,    coarse_maxima<S>, rms_norm<S>,   gated<S>,          add<S>,
-          scale<S>,     softcap<S>,       rope<S>,       round_bf16_row<S>, store_kv<S>,
-          attention<S>, fold_parts<S>,    all_finite<S>, highest<S>,        sum_of_exponentials<S>,
-          maxima<S>,    panel_norms<S>};
+  return {name,          kLeastPartTokens, coarse_limit<S>(),
+          quantize<S>,   quantize_fine<S>, quantize_blocks<S>,
+          matmul<S>,     coarse_maxima<S>, rms_norm<S>,
+          gated<S>,      add<S>,           scale<S>,
+          softcap<S>,    rope<S>,          round_bf16_row<S>,
+          store_kv<S>,   attention<S>,     fold_parts<S>,
+          all_finite<S>, highest<S>,       sum_of_exponentials<S>,
+          maxima<S>,     panel_norms<S>};
 }
 
 }  // namespace smallmind::kernel

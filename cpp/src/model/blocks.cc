@@ -129,7 +129,7 @@ DecoderWorkspace::DecoderWorkspace(const Config& c, const Weights& w,
       rope(make_rope(c.n_rot, c.rope_base, c.rope_scale, w.rope_factors)),
       attention_plans{{kMaxBatchTokens, kMaxThreads}, {kMaxBatchTokens, kMaxThreads}},
       attention_parts(kAttentionPartFloats),
-      head(c.n_vocab, c.n_embd) {
+      head(c.n_vocab, normed) {
   tokens.reserve(kMaxBatchTokens);
   outputs.reserve(kMaxBatchSequences);
   if (c.rope_base_window > 0) rope_window = make_rope(c.n_rot, c.rope_base_window, 1.0f, {});

@@ -65,12 +65,14 @@ inline constexpr size_t kAttentionPartFloats = 1 << 20;
 
 // Of OutputHead::first_ranks.
 struct HeadWorkspace {
-  HeadWorkspace(size_t n_vocab, size_t n_embd);
+  // normed: the columns' owner, which must outlive this.
+  HeadWorkspace(size_t n_vocab, const ActivationRows& normed);
   size_t bytes() const;
 
   AlignedBuffer<float> maxima;          // [row][panels, then blocks of 16 panels]
   AlignedBuffer<float> scales;          // [row][n_embd / 32], of the codes that enter
-  AlignedBuffer<double> lower_squares;  // [n_embd / 32], of the lower planes of all rows
+  ActivationRows halves;                // [row][n_embd], half the codes; empty: not wanted here
+  AlignedBuffer<double> lower_squares;  // [n_embd / 32], of what the upper planes of all rows lack
   AlignedBuffer<bool> is_fine;          // [n_embd / 32]
 };
 

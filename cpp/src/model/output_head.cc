@@ -26,11 +26,56 @@ size_t bounds_of_a_row(size_t n_panels) {
   return round_up(n_panels, kBlockPanels) + round_up(n_panels, kBlockPanels) / kBlockPanels;
 }
 
-// The squared norm of one block.
-double square_of(float scale, const int8_t* codes) {
+// Whether coarse products want codes of half the size.
+bool wants_halves() { return kernels().coarse_limit < 127; }
+
+// The codes of both planes, as one.
+int32_t code_of(const Activations& a, size_t column) {
+  return 128 * a.codes[column] + a.low_codes[column];
+}
+
+double square_of(float scale, int32_t sum_of_squares) {
+  return static_cast<double>(scale) * static_cast<double>(scale) * sum_of_squares;
+}
+
+// The squared norm of what one plane of block `at` holds.
+double square_of(const Activations& a, const int8_t* plane, size_t at) {
   int32_t sum = 0;
-  for (size_t c = 0; c < quant::kBlockColumns; ++c) sum += int32_t{codes[c]} * codes[c];
-  return static_cast<double>(scale) * static_cast<double>(scale) * sum;
+  for (size_t c = at * quant::kBlockColumns; c < (at + 1) * quant::kBlockColumns; ++c)
+    sum += int32_t{plane[c]} * plane[c];
+  return square_of(a.scales[at], sum);
+}
+
+// The same of what coarse inputs, whose unit is `unit` of the exact ones', lack of block `at`.
+double square_left_out(const Activations& exact, const Activations& coarse, int32_t unit, size_t at,
+                       bool is_fine) {
+  int32_t sum = 0;
+  for (size_t c = at * quant::kBlockColumns; c < (at + 1) * quant::kBlockColumns; ++c) {
+    const int32_t code = is_fine ? code_of(coarse, c) : 128 * coarse.codes[c];
+    const int32_t left = code_of(exact, c) - unit * code;
+    sum += left * left;
+  }
+  return square_of(exact.scales[at], sum);
+}
+
+// Half the codes of a row's inputs, rounded down, in two planes within +-64, and their sums.
+void halve(const Activations& from, const Activations& to) {
+  for (size_t first = 0; first < from.n_columns; first += quant::kBlockColumns / 2) {
+    int32_t upper_sum = 0, lower_sum = 0;
+    for (size_t c = first; c < first + quant::kBlockColumns / 2; ++c) {
+      const int32_t half = code_of(from, c) >> 1, upper = (half + 64) >> 7;
+      to.codes[c] = static_cast<int8_t>(upper);
+      to.low_codes[c] = static_cast<int8_t>(half - 128 * upper);
+      upper_sum += to.codes[c];
+      lower_sum += to.low_codes[c];
+    }
+    const size_t i = first / (quant::kBlockColumns / 2);
+    to.minus_half_sums[i] = -upper_sum;
+    to.low_minus_half_sums[i] = -lower_sum;
+    if (i % 2 == 0) continue;
+    to.minus_sums[i / 2] = to.minus_half_sums[i - 1] + to.minus_half_sums[i];
+    to.low_minus_sums[i / 2] = to.low_minus_half_sums[i - 1] + to.low_minus_half_sums[i];
+  }
 }
 
 // Of values in blocks of 16 with their maxima, the n-th highest. REQUIRES: there are as many.
@@ -53,15 +98,27 @@ float nth_highest(std::span<const float> values, const float* block_maxima, size
 
 }  // namespace
 
-HeadWorkspace::HeadWorkspace(size_t n_vocab, size_t n_embd)
+HeadWorkspace::HeadWorkspace(size_t n_vocab, const ActivationRows& normed)
     : maxima(kMaxBatchSequences * bounds_of_a_row((n_vocab + 15) / 16)),
-      scales(kMaxBatchSequences * (n_embd / quant::kBlockColumns)),
-      lower_squares(n_embd / quant::kBlockColumns),
-      is_fine(n_embd / quant::kBlockColumns) {}
+      scales(kMaxBatchSequences * (normed.view().n_columns / quant::kBlockColumns)),
+      lower_squares(normed.view().n_columns / quant::kBlockColumns),
+      is_fine(normed.view().n_columns / quant::kBlockColumns) {
+  if (wants_halves()) halves = ActivationRows(kMaxBatchSequences, normed);
+}
 
 size_t HeadWorkspace::bytes() const {
-  return maxima.bytes() + scales.bytes() + lower_squares.bytes() + is_fine.bytes();
+  return maxima.bytes() + scales.bytes() + halves.bytes() + lower_squares.bytes() + is_fine.bytes();
 }
+
+// What enters the coarse products of a step, but for the scales.
+struct OutputHead::CoarseInputs {
+  explicit CoarseInputs(const Step& step)
+      : codes(wants_halves() ? step.ws.head.halves.view() : step.ws.normed_fine.view()),
+        unit(wants_halves() ? 2 : 1) {}
+
+  Activations codes;
+  int32_t unit;  // of their codes in those of normed_fine
+};
 
 OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, std::vector<float> norms,
                        std::shared_ptr<MemoryLedger> ledger)
@@ -108,10 +165,14 @@ void OutputHead::logits(const Step& step, std::span<const int32_t> rows, float* 
 void OutputHead::first_ranks(const Step& step, std::span<RankedRow> rows) const {
   for (RankedRow& row : rows) row.n_found = 0;
   if (norms_.empty() || rows.empty()) return;
-  for (size_t i = 0; i < rows.size(); ++i) prepare(step, i, rows[i].row);
-  choose_fine_blocks(step, rows.size());
   const HeadWorkspace& ws = step.ws.head;
-  Activations inputs = step.ws.normed_fine.view();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    prepare(step, i, rows[i].row);
+    if (wants_halves())
+      halve(tokens_from(step.ws.normed_fine.view(), i), tokens_from(ws.halves.view(), i));
+  }
+  choose_fine_blocks(step, rows.size());
+  Activations inputs = CoarseInputs(step).codes;
   inputs.scales = ws.scales.data();
   PanelShares shares(matrix_.n_panels(), matrix_.n_columns, rows.size(), step.gang.n_threads());
   shares.for_each(step.gang, [&](size_t first, size_t n) {
@@ -121,17 +182,18 @@ void OutputHead::first_ranks(const Step& step, std::span<RankedRow> rows) const 
   step.gang.for_each(rows.size(), [&](size_t i, int) { find(step, i, rows[i]); });
 }
 
-// Chooses the blocks of columns in which the lower planes of the rows hold most, as many as it
+// Chooses the blocks of columns of which the upper planes of the rows lack most, as many as it
 // takes for a small error of the others, and sets the scales.
 void OutputHead::choose_fine_blocks(const Step& step, size_t n_rows) const {
   const HeadWorkspace& ws = step.ws.head;
-  const Activations& a = step.ws.normed_fine.view();
-  const size_t n_blocks = a.n_columns / quant::kBlockColumns;
+  const Activations& exact = step.ws.normed_fine.view();
+  const CoarseInputs coarse(step);
+  const size_t n_blocks = exact.n_columns / quant::kBlockColumns;
   std::fill_n(ws.lower_squares.data(), n_blocks, 0.0);
   std::fill_n(ws.is_fine.data(), n_blocks, false);
   double left = 0;
   for (size_t at = 0; at < n_rows * n_blocks; ++at) {
-    const double square = square_of(a.scales[at], a.low_codes + at * quant::kBlockColumns);
+    const double square = square_left_out(exact, coarse.codes, coarse.unit, at, false);
     ws.lower_squares[at % n_blocks] += square;
     left += square;
   }
@@ -143,22 +205,26 @@ void OutputHead::choose_fine_blocks(const Step& step, size_t n_rows) const {
     ws.is_fine[static_cast<size_t>(most - ws.lower_squares.data())] = true;
     left -= std::exchange(*most, -1.0);
   }
-  for (size_t at = 0; at < n_rows * n_blocks; ++at)
-    ws.scales[at] = ws.is_fine[at % n_blocks] ? a.scales[at] : 128 * a.scales[at];
+  for (size_t at = 0; at < n_rows * n_blocks; ++at) {
+    const int32_t unit = ws.is_fine[at % n_blocks] ? coarse.unit : 128 * coarse.unit;
+    ws.scales[at] = static_cast<float>(unit) * exact.scales[at];
+  }
 }
 
 // By how much a coarse logit of row i may be off where its weights have norm 1; infinite where a
 // logit may not be finite.
 float OutputHead::error_of(const Step& step, size_t i) const {
-  const Activations inputs = tokens_from(step.ws.normed_fine.view(), i);
+  const Activations exact = tokens_from(step.ws.normed_fine.view(), i);
+  const CoarseInputs all(step);
+  const Activations coarse = tokens_from(all.codes, i);
   double upper = 0, lower = 0, left_out = 0;  // squares
-  for (size_t b = 0; b < inputs.n_columns / quant::kBlockColumns; ++b) {
-    const double square = square_of(inputs.scales[b], inputs.low_codes + b * quant::kBlockColumns);
-    upper += square_of(128 * inputs.scales[b], inputs.codes + b * quant::kBlockColumns);
-    lower += square;
-    if (!step.ws.head.is_fine[b]) left_out += square;
+  for (size_t b = 0; b < exact.n_columns / quant::kBlockColumns; ++b) {
+    upper += square_of(exact, exact.codes, b);
+    lower += square_of(exact, exact.low_codes, b);
+    left_out += square_left_out(exact, coarse, all.unit, b, step.ws.head.is_fine[b]);
   }
-  const double size = std::sqrt(upper) + std::sqrt(lower);  // at least |x|, and |y|
+  // At least |x|, and with what is left out at least |y|.
+  const double size = 128 * std::sqrt(upper) + std::sqrt(lower) + std::sqrt(left_out);
   // The roundings of either sum: one for each product of a code and a scale, at most one in 16
   // columns, two for the factors of each, and three of the bounds made from it. The last factor
   // covers what is of order u^2, and the roundings here.

@@ -18,8 +18,9 @@ namespace smallmind {
 //
 // The shortcut computes a coarse logit of every token, with the upper plane of the input's codes
 // alone but for the few blocks where the lower one holds most, and keeps its maximum over each
-// panel of 16 tokens. Let w be a row of weights, x the input as both planes give it, y as those do
-// that enter, and |.| the Euclidean norm. Then
+// panel of 16 tokens. (Where an instruction set wants smaller codes, those of half the inputs:
+// their upper planes lack twice as much.) Let w be a row of weights, x the input as both planes
+// give it, y as those do that enter, and |.| the Euclidean norm. Then
 //   |w x - w y| <= |w| |x - y|                              (Cauchy and Schwarz),
 // and each of the two sums, of at most k products with k roundings, is off by at most
 //   k u / (1 - k u) * (sum of its terms' magnitudes) <= k u / (1 - k u) |w| |x|, or |y|,
@@ -43,6 +44,8 @@ class OutputHead {
   void first_ranks(const Step& step, std::span<RankedRow> rows) const;
 
  private:
+  struct CoarseInputs;
+
   void prepare(const Step& step, size_t i, int32_t row) const;
   void choose_fine_blocks(const Step& step, size_t n_rows) const;
   float error_of(const Step& step, size_t i) const;

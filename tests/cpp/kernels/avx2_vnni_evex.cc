@@ -8,6 +8,7 @@ namespace {
 
 struct Evex : simd::Avx2Vnni {
   using SignedFine = Evex;
+  using Coarse = Evex;
 };
 
 }  // namespace

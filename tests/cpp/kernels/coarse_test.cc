@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <random>
@@ -101,18 +102,37 @@ void expect_highest(const Kernels& isa, const std::vector<float>& rows, size_t n
   }
 }
 
+// Quantised inputs of normal values, their codes within the set's limit.
+Activations draw_inputs(const Kernels& isa, ActivationBuffer& buffer, size_t n_tokens,
+                        std::mt19937& rng) {
+  Activations a = buffer.view(true);
+  std::normal_distribution<float> draw;
+  const size_t n = n_tokens * a.n_columns;
+  for (size_t i = 0; i < n; ++i) a.values[i] = draw(rng);
+  isa.quantize_fine(a, 0, n_tokens);
+  if (isa.coarse_limit >= 127) return a;
+  for (size_t i = 0; i < n; ++i) {
+    a.codes[i] = static_cast<int8_t>(a.codes[i] * isa.coarse_limit / 127);
+    EXPECT_LE(std::abs(a.low_codes[i]), isa.coarse_limit);
+  }
+  std::fill_n(a.minus_half_sums, n / 16, 0);
+  std::fill_n(a.minus_sums, n / 32, 0);
+  for (size_t i = 0; i < n; ++i) {
+    a.minus_half_sums[i / 16] -= a.codes[i];
+    a.minus_sums[i / 32] -= a.codes[i];
+  }
+  return a;
+}
+
 // All blocks fine: matmul's two planes. None: its one plane.
 TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
   if (!is_code_times_scale(GetParam())) return;
   std::mt19937 rng(3);
   const RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
-  std::normal_distribution<float> draw;
   for (const Kernels& isa : available_products()) {
     for (const size_t n_tokens : {1, 2, 3, 4, 16, 33, 64}) {
       ActivationBuffer buffer(n_tokens, kColumns);
-      Activations a = buffer.view(true);
-      for (size_t i = 0; i < n_tokens * kColumns; ++i) a.values[i] = draw(rng);
-      isa.quantize_fine(a, 0, n_tokens);
+      const Activations a = draw_inputs(isa, buffer, n_tokens, rng);
       for (const bool fine : {false, true}) {
         const auto is_fine = std::make_unique<bool[]>(kColumns / 32);
         std::fill_n(is_fine.get(), kColumns / 32, fine);
@@ -128,6 +148,44 @@ TEST_P(CoarseTest, KeepsTheHighestOfWhatMatmulGives) {
   }
 }
 
+// The highest and lowest codes of weights and of inputs, which must not overflow 16 bits.
+TEST_P(CoarseTest, ExtremeCodesTimesExtremeInputs) {
+  if (!is_code_times_scale(GetParam())) return;
+  std::mt19937 rng(6);
+  for (const uint8_t code : {0x00, 0x80, 0x7f, 0xff}) {
+    RandomMatrix matrix(GetParam(), kRows, kColumns, rng);
+    matrix.fill(code, rng);
+    for (const Kernels& isa : available_products()) {
+      for (const int sign : {1, -1}) {
+        for (const size_t n_tokens : {1, 8}) {
+          ActivationBuffer buffer(n_tokens, kColumns);
+          Activations a = buffer.view(true);
+          const size_t n = n_tokens * kColumns;
+          const auto extreme = static_cast<int8_t>(sign * isa.coarse_limit);
+          std::fill_n(a.codes, n, extreme);
+          std::fill_n(a.low_codes, n, static_cast<int8_t>(sign * 64));
+          std::fill_n(a.scales, n / 32, 0.5f);
+          std::fill_n(a.minus_half_sums, n / 16, -16 * extreme);
+          std::fill_n(a.minus_sums, n / 32, -32 * extreme);
+          std::fill_n(a.low_minus_half_sums, n / 16, -16 * 64 * sign);
+          std::fill_n(a.low_minus_sums, n / 32, -32 * 64 * sign);
+          for (const bool fine : {false, true}) {
+            bool is_fine[kColumns / 32];
+            std::fill(std::begin(is_fine), std::end(is_fine), fine);
+            Activations planes = a;
+            if (!fine) planes.low_codes = nullptr;
+            std::vector<float> all(n_tokens * kRows), out(n_tokens * 3);
+            kernels_by_name("generic")->matmul(matrix.view(), 0, 3, planes, n_tokens, all.data(),
+                                               kRows);
+            isa.coarse_maxima(matrix.view(), 0, 3, a, is_fine, n_tokens, out.data(), 3);
+            expect_highest(isa, all, n_tokens, out.data(), 3);
+          }
+        }
+      }
+    }
+  }
+}
+
 // Some blocks fine, others not, in no order: what matmul gives for two planes of which the lower
 // one is 0 where a block is not fine, once the scales there are of the upper plane's unit.
 TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
@@ -135,13 +193,10 @@ TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
   constexpr size_t kBlocks = 40, kLongRow = 32 * kBlocks;
   std::mt19937 rng(5);
   const RandomMatrix matrix(GetParam(), kRows, kLongRow, rng);
-  std::normal_distribution<float> draw;
   for (const Kernels& isa : available_products()) {
     for (const size_t n_tokens : {1, 4, 7, 12, 16, 31, 37}) {
       ActivationBuffer buffer(n_tokens, kLongRow);
-      Activations a = buffer.view(true);
-      for (size_t i = 0; i < n_tokens * kLongRow; ++i) a.values[i] = draw(rng);
-      isa.quantize_fine(a, 0, n_tokens);
+      const Activations a = draw_inputs(isa, buffer, n_tokens, rng);
       bool is_fine[kBlocks];
       for (bool& fine : is_fine) fine = rng() % 2 != 0;
       for (size_t block = 0; block < n_tokens * kBlocks; ++block) {

@@ -33,6 +33,7 @@ inline std::vector<Kernels> available_products() {
     found.back().name = "avx2_vnni in EVEX encoding";
     found.back().matmul = kMatmulAvx2VnniEvex;
     found.back().coarse_maxima = kCoarseMaximaAvx2VnniEvex;
+    found.back().coarse_limit = 127;
   }
 #endif
   return found;
