@@ -2,7 +2,7 @@
 
 Each run is a process of its own, because the instruction set is chosen once a process. Issue 3:
 16 threads each with its own session, greedy and seeded, equal to the same session alone, under
-SMALLMIND_ISA=generic, avx2, avx2_vnni, avx512, avx512_bf16 and avx512_amx, with 1 and 2 threads;
+SMALLMIND_ISA=generic, avx2, avx2_vnni, avx512, avx512_bf16, avx512_amx and neon, with 1 and 2 threads;
 with either cache type.
 Hazard A-35; promise 2 of the design.
 """
@@ -20,7 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
-from instruction_sets import FASTEST, HERE, MISSING
+from instruction_sets import BY_SPEED, HERE, MISSING
 from tiny_models import EVERY_TYPE, GEMMA_MIX, SMOLLM_MIX, TYPES, TinySpec, write_tiny
 
 PROBE = Path(__file__).resolve().parent.parent / "support" / "identity_probe.py"
@@ -158,7 +158,8 @@ def test_the_fastest_instruction_set_is_taken_unasked(
         timeout=60,
         check=True,
     )
-    assert done.stdout.strip() == FASTEST
+    # The library may find one that this system does not list.
+    assert BY_SPEED.index(done.stdout.strip()) >= max(BY_SPEED.index(isa) for isa in HERE)
 
 
 def test_an_unknown_instruction_set_is_a_typed_error(tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
-#include <utility>
-
 #include "kernels/dispatch.h"
 
 namespace smallmind {
@@ -113,19 +110,17 @@ const Kernels& avx2_vnni_table() {
 }  // namespace
 
 std::span<const KernelChoice> kernel_choices() {
-  static const auto choices = [] {
-    std::array list = {
-        KernelChoice{&avx512_amx_table(), [] { return cpu().avx512_amx && may_use_tiles(); }},
-        KernelChoice{&avx512_bf16_table(), [] { return cpu().avx512_bf16; }},
-        KernelChoice{&kKernelsAvx512, [] { return cpu().avx512; }},
-        KernelChoice{&avx2_vnni_table(), [] { return cpu().avx2_vnni; }},
-        KernelChoice{&kKernelsAvx2, [] { return cpu().avx2; }},
-        KernelChoice{&kKernelsGeneric, [] { return true; }}};
-    // On Intel's processors a dot of bfloat16 pairs takes twice as long as the two multiplications
-    // that it stands for.
-    if (cpu().is_intel) std::swap(list[1], list[2]);
-    return list;
-  }();
+  // On Intel's processors a dot of bfloat16 pairs takes twice as long as the two multiplications
+  // that it stands for.
+  static const KernelChoice pair_dots = {&avx512_bf16_table(), [] { return cpu().avx512_bf16; }};
+  static const KernelChoice no_pair_dots = {&kKernelsAvx512, [] { return cpu().avx512; }};
+  static const KernelChoice choices[] = {
+      {&avx512_amx_table(), [] { return cpu().avx512_amx && may_use_tiles(); }},
+      cpu().is_intel ? no_pair_dots : pair_dots,
+      cpu().is_intel ? pair_dots : no_pair_dots,
+      {&avx2_vnni_table(), [] { return cpu().avx2_vnni; }},
+      {&kKernelsAvx2, [] { return cpu().avx2; }},
+      {&kKernelsGeneric, [] { return true; }}};
   return choices;
 }
 

@@ -342,9 +342,7 @@ struct Avx2Coarse : Avx2 {
   // 31 * 64 * 2 * 8, 63 * 64 * 2 * 4 and 255 * 64 * 2 are below 32,768.
   static constexpr int groups_per_partial(int bits) { return bits <= 5 ? 8 : bits == 6 ? 4 : 1; }
   template <int kBits, bool kSigned, int kStep>
-  static void dot_add(Dot& dot, Bytes codes, Inputs inputs) {
-    dot_add_group<kBits, kSigned>(dot, codes, load_group(inputs, kStep), kStep);
-  }
+  static void dot_add(Dot& dot, Bytes codes, Inputs inputs) = delete;  // of one strip: never taken
   template <int kBits, bool kSigned>
   static void dot_add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group) {
     static_assert(!kSigned || kBits == 8);

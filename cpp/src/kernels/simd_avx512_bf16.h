@@ -1,7 +1,6 @@
 // AVX-512 with bfloat16 dots: what attention does otherwise on processors that have them, with the
-// same bits; and products in the shapes that AMD's Zen 4 and 5 are best at. (A processor of Intel's
-// that has these dots and no tile registers gets both, too.) Included by the sources of AVX-512
-// with it only.
+// same bits; and products in the shapes that AMD's Zen 4 and 5 are best at. Included by the sources
+// of AVX-512 with it only.
 #pragma once
 
 #include "kernels/simd_avx512.h"

@@ -65,15 +65,15 @@ inline constexpr size_t kAttentionPartFloats = 1 << 20;
 
 // Of OutputHead::first_ranks.
 struct HeadWorkspace {
-  // normed: the columns' owner, which must outlive this.
+  // For inputs as long as normed's, which must outlive this.
   HeadWorkspace(size_t n_vocab, const ActivationRows& normed);
   size_t bytes() const;
 
-  AlignedBuffer<float> maxima;          // [row][panels, then blocks of 16 panels]
-  AlignedBuffer<float> scales;          // [row][n_embd / 32], of the codes that enter
-  ActivationRows halves;                // [row][n_embd], half the codes; empty: not wanted here
-  AlignedBuffer<double> lower_squares;  // [n_embd / 32], of what the upper planes of all rows lack
-  AlignedBuffer<bool> is_fine;          // [n_embd / 32]
+  AlignedBuffer<float> maxima;             // [row][panels, then blocks of 16 panels]
+  AlignedBuffer<float> scales;             // [row][n_embd / 32], of the codes that enter
+  ActivationRows halves;                   // [row][n_embd], halved codes; empty: not wanted here
+  AlignedBuffer<double> squares_left_out;  // [n_embd / 32], by the upper planes of all rows
+  AlignedBuffer<bool> is_fine;             // [n_embd / 32]
 };
 
 // The buffers of a step. Nothing is allocated after construction.

@@ -58,26 +58,6 @@ double square_left_out(const Activations& exact, const Activations& coarse, int3
   return square_of(exact.scales[at], sum);
 }
 
-// Half the codes of a row's inputs, rounded down, in two planes within +-64, and their sums.
-void halve(const Activations& from, const Activations& to) {
-  for (size_t first = 0; first < from.n_columns; first += quant::kBlockColumns / 2) {
-    int32_t upper_sum = 0, lower_sum = 0;
-    for (size_t c = first; c < first + quant::kBlockColumns / 2; ++c) {
-      const int32_t half = code_of(from, c) >> 1, upper = (half + 64) >> 7;
-      to.codes[c] = static_cast<int8_t>(upper);
-      to.low_codes[c] = static_cast<int8_t>(half - 128 * upper);
-      upper_sum += to.codes[c];
-      lower_sum += to.low_codes[c];
-    }
-    const size_t i = first / (quant::kBlockColumns / 2);
-    to.minus_half_sums[i] = -upper_sum;
-    to.low_minus_half_sums[i] = -lower_sum;
-    if (i % 2 == 0) continue;
-    to.minus_sums[i / 2] = to.minus_half_sums[i - 1] + to.minus_half_sums[i];
-    to.low_minus_sums[i / 2] = to.low_minus_half_sums[i - 1] + to.low_minus_half_sums[i];
-  }
-}
-
 // Of values in blocks of 16 with their maxima, the n-th highest. REQUIRES: there are as many.
 float nth_highest(std::span<const float> values, const float* block_maxima, size_t n) {
   std::array<float, kMaxRanks> storage;
@@ -96,22 +76,8 @@ float nth_highest(std::span<const float> values, const float* block_maxima, size
   return heap[0];
 }
 
-}  // namespace
-
-HeadWorkspace::HeadWorkspace(size_t n_vocab, const ActivationRows& normed)
-    : maxima(kMaxBatchSequences * bounds_of_a_row((n_vocab + 15) / 16)),
-      scales(kMaxBatchSequences * (normed.view().n_columns / quant::kBlockColumns)),
-      lower_squares(normed.view().n_columns / quant::kBlockColumns),
-      is_fine(normed.view().n_columns / quant::kBlockColumns) {
-  if (wants_halves()) halves = ActivationRows(kMaxBatchSequences, normed);
-}
-
-size_t HeadWorkspace::bytes() const {
-  return maxima.bytes() + scales.bytes() + halves.bytes() + lower_squares.bytes() + is_fine.bytes();
-}
-
 // What enters the coarse products of a step, but for the scales.
-struct OutputHead::CoarseInputs {
+struct CoarseInputs {
   explicit CoarseInputs(const Step& step)
       : codes(wants_halves() ? step.ws.head.halves.view() : step.ws.normed_fine.view()),
         unit(wants_halves() ? 2 : 1) {}
@@ -119,6 +85,40 @@ struct OutputHead::CoarseInputs {
   Activations codes;
   int32_t unit;  // of their codes in those of normed_fine
 };
+
+}  // namespace
+
+HeadWorkspace::HeadWorkspace(size_t n_vocab, const ActivationRows& normed)
+    : maxima(kMaxBatchSequences * bounds_of_a_row((n_vocab + 15) / 16)),
+      scales(kMaxBatchSequences * (normed.view().n_columns / quant::kBlockColumns)),
+      squares_left_out(normed.view().n_columns / quant::kBlockColumns),
+      is_fine(normed.view().n_columns / quant::kBlockColumns) {
+  if (wants_halves()) halves = ActivationRows(kMaxBatchSequences, normed);
+}
+
+size_t HeadWorkspace::bytes() const {
+  return maxima.bytes() + scales.bytes() + halves.bytes() + squares_left_out.bytes() +
+         is_fine.bytes();
+}
+
+void halve_codes(const Activations& from, const Activations& to) {
+  for (size_t first = 0; first < from.n_columns; first += quant::kBlockColumns / 2) {
+    int32_t upper_sum = 0, lower_sum = 0;
+    for (size_t c = first; c < first + quant::kBlockColumns / 2; ++c) {
+      const int32_t half = code_of(from, c) >> 1, upper = (half + 64) >> 7;
+      to.codes[c] = static_cast<int8_t>(upper);
+      to.low_codes[c] = static_cast<int8_t>(half - 128 * upper);
+      upper_sum += to.codes[c];
+      lower_sum += to.low_codes[c];
+    }
+    const size_t i = first / (quant::kBlockColumns / 2);
+    to.minus_half_sums[i] = -upper_sum;
+    to.low_minus_half_sums[i] = -lower_sum;
+    if (i % 2 == 0) continue;
+    to.minus_sums[i / 2] = to.minus_half_sums[i - 1] + to.minus_half_sums[i];
+    to.low_minus_sums[i / 2] = to.low_minus_half_sums[i - 1] + to.low_minus_half_sums[i];
+  }
+}
 
 OutputHead::OutputHead(const PackedMatrix& matrix, float softcap, std::vector<float> norms,
                        std::shared_ptr<MemoryLedger> ledger)
@@ -169,7 +169,7 @@ void OutputHead::first_ranks(const Step& step, std::span<RankedRow> rows) const 
   for (size_t i = 0; i < rows.size(); ++i) {
     prepare(step, i, rows[i].row);
     if (wants_halves())
-      halve(tokens_from(step.ws.normed_fine.view(), i), tokens_from(ws.halves.view(), i));
+      halve_codes(tokens_from(step.ws.normed_fine.view(), i), tokens_from(ws.halves.view(), i));
   }
   choose_fine_blocks(step, rows.size());
   Activations inputs = CoarseInputs(step).codes;
@@ -189,20 +189,20 @@ void OutputHead::choose_fine_blocks(const Step& step, size_t n_rows) const {
   const Activations& exact = step.ws.normed_fine.view();
   const CoarseInputs coarse(step);
   const size_t n_blocks = exact.n_columns / quant::kBlockColumns;
-  std::fill_n(ws.lower_squares.data(), n_blocks, 0.0);
+  std::fill_n(ws.squares_left_out.data(), n_blocks, 0.0);
   std::fill_n(ws.is_fine.data(), n_blocks, false);
   double left = 0;
   for (size_t at = 0; at < n_rows * n_blocks; ++at) {
     const double square = square_left_out(exact, coarse.codes, coarse.unit, at, false);
-    ws.lower_squares[at % n_blocks] += square;
+    ws.squares_left_out[at % n_blocks] += square;
     left += square;
   }
   const double wanted = kWantedError / static_cast<double>(longest_);
   const double enough = static_cast<double>(n_rows) * wanted * wanted;
   for (size_t n = n_blocks / kBlocksOfAFineOne; n > 0 && left > enough; --n) {
     double* const most =
-        std::max_element(ws.lower_squares.data(), ws.lower_squares.data() + n_blocks);
-    ws.is_fine[static_cast<size_t>(most - ws.lower_squares.data())] = true;
+        std::max_element(ws.squares_left_out.data(), ws.squares_left_out.data() + n_blocks);
+    ws.is_fine[static_cast<size_t>(most - ws.squares_left_out.data())] = true;
     left -= std::exchange(*most, -1.0);
   }
   for (size_t at = 0; at < n_rows * n_blocks; ++at) {

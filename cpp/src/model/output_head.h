@@ -18,9 +18,9 @@ namespace smallmind {
 //
 // The shortcut computes a coarse logit of every token, with the upper plane of the input's codes
 // alone but for the few blocks where the lower one holds most, and keeps its maximum over each
-// panel of 16 tokens. (Where an instruction set wants smaller codes, those of half the inputs:
-// their upper planes lack twice as much.) Let w be a row of weights, x the input as both planes
-// give it, y as those do that enter, and |.| the Euclidean norm. Then
+// panel of 16 tokens. (Where an instruction set wants smaller codes, they are halved: the upper
+// plane lacks twice as much, and both together lack the lowest bit.) Let w be a row of weights, x
+// the input as both planes give it, y what enters, and |.| the Euclidean norm. Then
 //   |w x - w y| <= |w| |x - y|                              (Cauchy and Schwarz),
 // and each of the two sums, of at most k products with k roundings, is off by at most
 //   k u / (1 - k u) * (sum of its terms' magnitudes) <= k u / (1 - k u) |w| |x|, or |y|,
@@ -44,8 +44,6 @@ class OutputHead {
   void first_ranks(const Step& step, std::span<RankedRow> rows) const;
 
  private:
-  struct CoarseInputs;
-
   void prepare(const Step& step, size_t i, int32_t row) const;
   void choose_fine_blocks(const Step& step, size_t n_rows) const;
   float error_of(const Step& step, size_t i) const;
@@ -58,5 +56,9 @@ class OutputHead {
   float longest_ = 0;
   MemoryCharge charge_;
 };
+
+// Half the codes of one token's inputs, rounded down, in two planes within +-64, and their sums:
+// what coarse products with a coarse_limit of 64 take.
+void halve_codes(const Activations& from, const Activations& to);
 
 }  // namespace smallmind

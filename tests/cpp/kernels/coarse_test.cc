@@ -157,7 +157,7 @@ TEST_P(CoarseTest, ExtremeCodesTimesExtremeInputs) {
     matrix.fill(code, rng);
     for (const Kernels& isa : available_products()) {
       for (const int sign : {1, -1}) {
-        for (const size_t n_tokens : {1, 8}) {
+        for (const size_t n_tokens : {1, 8, 16}) {
           ActivationBuffer buffer(n_tokens, kColumns);
           Activations a = buffer.view(true);
           const size_t n = n_tokens * kColumns;

@@ -6,11 +6,14 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
+#include "activation_buffer.h"
 #include "random_matrix.h"
 
 namespace smallmind {
@@ -82,6 +85,41 @@ class Head {
   std::unique_ptr<DecoderWorkspace> workspace_;
   std::unique_ptr<OutputHead> head_;
 };
+
+// All codes that quantise_fine makes, and a few more.
+TEST(HalvedCodes, FitTheLimitAndAddUp) {
+  constexpr int32_t kLast = 127 * 128 + 64;
+  constexpr size_t kColumns = (2 * kLast + 1 + 31) / 32 * 32;
+  ActivationBuffer from_buffer(1, kColumns), to_buffer(1, kColumns);
+  const Activations from = from_buffer.view(true), to = to_buffer.view(true);
+  for (size_t i = 0; i < kColumns; ++i) {
+    const int32_t code = std::min(static_cast<int32_t>(i) - kLast, kLast);
+    const int32_t upper = std::clamp((code + 64) >> 7, -127, 127);
+    from.codes[i] = static_cast<int8_t>(upper);
+    from.low_codes[i] = static_cast<int8_t>(code - 128 * upper);
+  }
+  halve_codes(from, to);
+  for (size_t i = 0; i < kColumns; ++i) {
+    EXPECT_LE(std::abs(to.codes[i]), 64);
+    EXPECT_LE(std::abs(to.low_codes[i]), 64);
+    const int32_t code = 128 * from.codes[i] + from.low_codes[i];
+    const int32_t left = code - 2 * (128 * to.codes[i] + to.low_codes[i]);
+    EXPECT_TRUE(left == 0 || left == 1) << code;
+  }
+  for (size_t half = 0; half < kColumns / 16; ++half) {
+    const auto sum = [&](const int8_t* codes) {
+      return std::accumulate(codes + half * 16, codes + half * 16 + 16, 0);
+    };
+    EXPECT_EQ(to.minus_half_sums[half], -sum(to.codes));
+    EXPECT_EQ(to.low_minus_half_sums[half], -sum(to.low_codes));
+  }
+  for (size_t block = 0; block < kColumns / 32; ++block) {
+    EXPECT_EQ(to.minus_sums[block],
+              to.minus_half_sums[2 * block] + to.minus_half_sums[2 * block + 1]);
+    EXPECT_EQ(to.low_minus_sums[block],
+              to.low_minus_half_sums[2 * block] + to.low_minus_half_sums[2 * block + 1]);
+  }
+}
 
 class OutputHeadTest : public testing::TestWithParam<gguf::TensorType> {
  protected:
