@@ -2,8 +2,8 @@
 
 Each run is a process of its own, because the instruction set is chosen once a process. Issue 3:
 16 threads each with its own session, greedy and seeded, equal to the same session alone, under
-SMALLMIND_ISA=generic, avx2, avx2_vnni, avx512, avx512_bf16, avx512_amx and neon, with 1 and 2 threads;
-with either cache type.
+SMALLMIND_ISA=generic, avx2, avx2_vnni, avx512, avx512_bf16, avx512_amx and neon, with 1 and 2
+threads; with either cache type.
 Hazard A-35; promise 2 of the design.
 """
 
