@@ -29,6 +29,6 @@ def _processor(field: str) -> str:
 _FLAGS = frozenset((_processor("flags") or _processor("Features")).split())
 HERE = [isa for isa, flags in _NEEDS.items() if flags <= _FLAGS]
 MISSING = sorted(_NEEDS.keys() - set(HERE))
-# The fastest last: on Intel's processors a dot of bfloat16 pairs is slower than multiplications.
+# The fastest last: what comes with dots of bfloat16 pairs is slower on Intel's processors.
 _SLOW = {"avx512_bf16"} if _processor("vendor_id") == "GenuineIntel" else set()
 BY_SPEED = sorted(_NEEDS, key=lambda isa: isa not in _SLOW)

@@ -110,8 +110,8 @@ const Kernels& avx2_vnni_table() {
 }  // namespace
 
 std::span<const KernelChoice> kernel_choices() {
-  // On Intel's processors a dot of bfloat16 pairs takes twice as long as the two multiplications
-  // that it stands for.
+  // On Intel's processors a dot of bfloat16 pairs takes at least as long as the two multiplications
+  // that it stands for, and the products that come with it have AMD's shapes.
   static const KernelChoice pair_dots = {&avx512_bf16_table(), [] { return cpu().avx512_bf16; }};
   static const KernelChoice no_pair_dots = {&kKernelsAvx512, [] { return cpu().avx512; }};
   static const KernelChoice choices[] = {
