@@ -92,11 +92,10 @@ struct Avx2 {
   template <int kGroups, bool kSigned>
   static void add_group(Dot& dot, Bytes codes, __m256i inputs, size_t group) {
     const __m256i sums = pair_sums<kSigned>(codes, inputs);
-    dot.partial = group % kGroups == 0 ? sums : add_in_turn(dot.partial, sums);
-    if (group % kGroups == kGroups - 1) {
-      dot.total = _mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1)));
-      if constexpr (kGroups == 1) asm("" : "+x"(dot.total));
-    }
+    dot.partial = group % kGroups == 0 ? sums : keep(_mm256_add_epi16(dot.partial, sums));
+    if (group % kGroups == kGroups - 1)
+      dot.total =
+          keep(_mm256_add_epi32(dot.total, _mm256_madd_epi16(dot.partial, _mm256_set1_epi16(1))));
   }
   template <bool kSigned>
   static __m256i pair_sums(Bytes codes, __m256i inputs) {
@@ -105,16 +104,11 @@ struct Avx2 {
     else
       return _mm256_maddubs_epi16(codes, inputs);
   }
-  // a + b in this order: g++ would add many in a tree, for whose leaves there are no registers.
-  static __m256i add_in_turn(__m256i a, __m256i b) {
-    __m256i sum = _mm256_add_epi16(a, b);
-    asm("" : "+x"(sum));
-    return sum;
-  }
-  // Codes in a register, for several tokens: g++ would load them for each.
-  static Bytes keep(Bytes codes) {
-    asm("" : "+x"(codes));
-    return codes;
+  // x, computed here and in a register: g++ would load codes anew for each of several tokens, and
+  // add sums in a tree, for whose leaves there are no registers.
+  static __m256i keep(__m256i x) {
+    asm("" : "+x"(x));
+    return x;
   }
   // Adds the squares of (codes - kOffset), which are signed bytes.
   template <int kOffset>

@@ -34,28 +34,16 @@ int32_t code_of(const Activations& a, size_t column) {
   return 128 * a.codes[column] + a.low_codes[column];
 }
 
-double square_of(float scale, int32_t sum_of_squares) {
-  return static_cast<double>(scale) * static_cast<double>(scale) * sum_of_squares;
-}
-
-// The squared norm of what one plane of block `at` holds.
-double square_of(const Activations& a, const int8_t* plane, size_t at) {
-  int32_t sum = 0;
-  for (size_t c = at * quant::kBlockColumns; c < (at + 1) * quant::kBlockColumns; ++c)
-    sum += int32_t{plane[c]} * plane[c];
-  return square_of(a.scales[at], sum);
-}
-
-// The same of what coarse inputs, whose unit is `unit` of the exact ones', lack of block `at`.
-double square_left_out(const Activations& exact, const Activations& coarse, int32_t unit, size_t at,
-                       bool is_fine) {
-  int32_t sum = 0;
+// The squared norm of block `at` of inputs, a's but for the codes: those are code(column).
+template <class Fn>
+double square_of(const Activations& a, size_t at, const Fn& code) {
+  uint64_t sum = 0;
   for (size_t c = at * quant::kBlockColumns; c < (at + 1) * quant::kBlockColumns; ++c) {
-    const int32_t code = is_fine ? code_of(coarse, c) : 128 * coarse.codes[c];
-    const int32_t left = code_of(exact, c) - unit * code;
-    sum += left * left;
+    const int32_t x = code(c);
+    sum += static_cast<uint32_t>(x * x);
   }
-  return square_of(exact.scales[at], sum);
+  return static_cast<double>(a.scales[at]) * static_cast<double>(a.scales[at]) *
+         static_cast<double>(sum);
 }
 
 // Of values in blocks of 16 with their maxima, the n-th highest. REQUIRES: there are as many.
@@ -79,11 +67,19 @@ float nth_highest(std::span<const float> values, const float* block_maxima, size
 // What enters the coarse products of a step, but for the scales.
 struct CoarseInputs {
   explicit CoarseInputs(const Step& step)
-      : codes(wants_halves() ? step.ws.head.halves.view() : step.ws.normed_fine.view()),
+      : exact(step.ws.normed_fine.view()),
+        codes(wants_halves() ? step.ws.head.halves.view() : exact),
         unit(wants_halves() ? 2 : 1) {}
 
-  Activations codes;
-  int32_t unit;  // of their codes in those of normed_fine
+  // The squared norm of what they lack of block `at`.
+  double square_left_out(size_t at, bool is_fine) const {
+    return square_of(exact, at, [&](size_t c) {
+      return code_of(exact, c) - unit * (is_fine ? code_of(codes, c) : 128 * codes.codes[c]);
+    });
+  }
+
+  Activations exact, codes;
+  int32_t unit;  // of their codes in the exact ones'
 };
 
 }  // namespace
@@ -186,14 +182,13 @@ void OutputHead::first_ranks(const Step& step, std::span<RankedRow> rows) const 
 // takes for a small error of the others, and sets the scales.
 void OutputHead::choose_fine_blocks(const Step& step, size_t n_rows) const {
   const HeadWorkspace& ws = step.ws.head;
-  const Activations& exact = step.ws.normed_fine.view();
   const CoarseInputs coarse(step);
-  const size_t n_blocks = exact.n_columns / quant::kBlockColumns;
+  const size_t n_blocks = matrix_.n_columns / quant::kBlockColumns;
   std::fill_n(ws.squares_left_out.data(), n_blocks, 0.0);
   std::fill_n(ws.is_fine.data(), n_blocks, false);
   double left = 0;
   for (size_t at = 0; at < n_rows * n_blocks; ++at) {
-    const double square = square_left_out(exact, coarse.codes, coarse.unit, at, false);
+    const double square = coarse.square_left_out(at, false);
     ws.squares_left_out[at % n_blocks] += square;
     left += square;
   }
@@ -207,24 +202,22 @@ void OutputHead::choose_fine_blocks(const Step& step, size_t n_rows) const {
   }
   for (size_t at = 0; at < n_rows * n_blocks; ++at) {
     const int32_t unit = ws.is_fine[at % n_blocks] ? coarse.unit : 128 * coarse.unit;
-    ws.scales[at] = static_cast<float>(unit) * exact.scales[at];
+    ws.scales[at] = static_cast<float>(unit) * coarse.exact.scales[at];
   }
 }
 
 // By how much a coarse logit of row i may be off where its weights have norm 1; infinite where a
 // logit may not be finite.
 float OutputHead::error_of(const Step& step, size_t i) const {
-  const Activations exact = tokens_from(step.ws.normed_fine.view(), i);
-  const CoarseInputs all(step);
-  const Activations coarse = tokens_from(all.codes, i);
-  double upper = 0, lower = 0, left_out = 0;  // squares
-  for (size_t b = 0; b < exact.n_columns / quant::kBlockColumns; ++b) {
-    upper += square_of(exact, exact.codes, b);
-    lower += square_of(exact, exact.low_codes, b);
-    left_out += square_left_out(exact, coarse, all.unit, b, step.ws.head.is_fine[b]);
+  const CoarseInputs coarse(step);
+  const size_t n_blocks = matrix_.n_columns / quant::kBlockColumns;
+  double whole = 0, left_out = 0;  // squares
+  for (size_t b = 0; b < n_blocks; ++b) {
+    const size_t at = i * n_blocks + b;
+    whole += square_of(coarse.exact, at, [&](size_t c) { return code_of(coarse.exact, c); });
+    left_out += coarse.square_left_out(at, step.ws.head.is_fine[b]);
   }
-  // At least |x|, and with what is left out at least |y|.
-  const double size = 128 * std::sqrt(upper) + std::sqrt(lower) + std::sqrt(left_out);
+  const double size = std::sqrt(whole) + std::sqrt(left_out);  // at least |x|, and |y|
   // The roundings of either sum: one for each product of a code and a scale, at most one in 16
   // columns, two for the factors of each, and three of the bounds made from it. The last factor
   // covers what is of order u^2, and the roundings here.

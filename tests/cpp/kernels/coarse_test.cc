@@ -102,6 +102,20 @@ void expect_highest(const Kernels& isa, const std::vector<float>& rows, size_t n
   }
 }
 
+// Sets the sums of all n codes.
+void sum_codes(const Activations& a, size_t n) {
+  std::fill_n(a.minus_half_sums, n / 16, 0);
+  std::fill_n(a.minus_sums, n / 32, 0);
+  std::fill_n(a.low_minus_half_sums, n / 16, 0);
+  std::fill_n(a.low_minus_sums, n / 32, 0);
+  for (size_t i = 0; i < n; ++i) {
+    a.minus_half_sums[i / 16] -= a.codes[i];
+    a.minus_sums[i / 32] -= a.codes[i];
+    a.low_minus_half_sums[i / 16] -= a.low_codes[i];
+    a.low_minus_sums[i / 32] -= a.low_codes[i];
+  }
+}
+
 // Quantised inputs of normal values, their codes within the set's limit.
 Activations draw_inputs(const Kernels& isa, ActivationBuffer& buffer, size_t n_tokens,
                         std::mt19937& rng) {
@@ -115,12 +129,19 @@ Activations draw_inputs(const Kernels& isa, ActivationBuffer& buffer, size_t n_t
     a.codes[i] = static_cast<int8_t>(a.codes[i] * isa.coarse_limit / 127);
     EXPECT_LE(std::abs(a.low_codes[i]), isa.coarse_limit);
   }
-  std::fill_n(a.minus_half_sums, n / 16, 0);
-  std::fill_n(a.minus_sums, n / 32, 0);
-  for (size_t i = 0; i < n; ++i) {
-    a.minus_half_sums[i / 16] -= a.codes[i];
-    a.minus_sums[i / 32] -= a.codes[i];
-  }
+  sum_codes(a, n);
+  return a;
+}
+
+// Inputs whose codes are all as far from 0 as the set takes them.
+Activations extreme_inputs(const Kernels& isa, ActivationBuffer& buffer, size_t n_tokens,
+                           int sign) {
+  const Activations a = buffer.view(true);
+  const size_t n = n_tokens * a.n_columns;
+  std::fill_n(a.codes, n, static_cast<int8_t>(sign * isa.coarse_limit));
+  std::fill_n(a.low_codes, n, static_cast<int8_t>(sign * 64));
+  std::fill_n(a.scales, n / 32, 0.5f);
+  sum_codes(a, n);
   return a;
 }
 
@@ -159,16 +180,7 @@ TEST_P(CoarseTest, ExtremeCodesTimesExtremeInputs) {
       for (const int sign : {1, -1}) {
         for (const size_t n_tokens : {1, 8, 16}) {
           ActivationBuffer buffer(n_tokens, kColumns);
-          Activations a = buffer.view(true);
-          const size_t n = n_tokens * kColumns;
-          const auto extreme = static_cast<int8_t>(sign * isa.coarse_limit);
-          std::fill_n(a.codes, n, extreme);
-          std::fill_n(a.low_codes, n, static_cast<int8_t>(sign * 64));
-          std::fill_n(a.scales, n / 32, 0.5f);
-          std::fill_n(a.minus_half_sums, n / 16, -16 * extreme);
-          std::fill_n(a.minus_sums, n / 32, -32 * extreme);
-          std::fill_n(a.low_minus_half_sums, n / 16, -16 * 64 * sign);
-          std::fill_n(a.low_minus_sums, n / 32, -32 * 64 * sign);
+          const Activations a = extreme_inputs(isa, buffer, n_tokens, sign);
           for (const bool fine : {false, true}) {
             bool is_fine[kColumns / 32];
             std::fill(std::begin(is_fine), std::end(is_fine), fine);
@@ -199,12 +211,9 @@ TEST_P(CoarseTest, TakesBothPlanesOfSomeBlocks) {
       const Activations a = draw_inputs(isa, buffer, n_tokens, rng);
       bool is_fine[kBlocks];
       for (bool& fine : is_fine) fine = rng() % 2 != 0;
-      for (size_t block = 0; block < n_tokens * kBlocks; ++block) {
-        if (is_fine[block % kBlocks]) continue;
-        std::fill_n(a.low_codes + block * 32, 32, int8_t{0});
-        std::fill_n(a.low_minus_half_sums + block * 2, 2, 0);
-        a.low_minus_sums[block] = 0;
-      }
+      for (size_t block = 0; block < n_tokens * kBlocks; ++block)
+        if (!is_fine[block % kBlocks]) std::fill_n(a.low_codes + block * 32, 32, int8_t{0});
+      sum_codes(a, n_tokens * kLongRow);
       std::vector<float> all(n_tokens * kRows), out(n_tokens * 3);
       isa.matmul(matrix.view(), 0, 3, a, n_tokens, all.data(), kRows);
       for (size_t block = 0; block < n_tokens * kBlocks; ++block)

@@ -86,7 +86,7 @@ class Head {
   std::unique_ptr<OutputHead> head_;
 };
 
-// All codes that quantise_fine makes, and a few more.
+// All codes that quantize_fine gives, and a few more.
 TEST(HalvedCodes, FitTheLimitAndAddUp) {
   constexpr int32_t kLast = 127 * 128 + 64;
   constexpr size_t kColumns = (2 * kLast + 1 + 31) / 32 * 32;
