@@ -27,14 +27,14 @@ struct KeyRange {
 };
 
 // One piece: the keys and values of its two pages in the bfloat16 layout; null where no query of
-// the tile sees the page. And, as the cache holds them, what is fetched meanwhile: those of the
-// next piece, or any where there is none.
+// the tile sees the page. And, as the cache holds them, what is fetched while keys and while values
+// are read: see fetch_during.
 struct Piece {
   int64_t index;
   const std::byte* keys[2];
   const std::byte* values[2];
-  const std::byte* next_keys[2];
-  const std::byte* next_values[2];
+  const std::byte* fetched_with_keys[2];
+  const std::byte* fetched_with_values[2];
 };
 
 // A tile on its way through the pieces, on the stack. (S in the name: see quant/panel.h,
@@ -97,8 +97,9 @@ inline bool find_ranges(const AttentionTile& tile, size_t q0, int64_t piece,
 // Fetches lines of a page towards the second-level cache. At an even pace, and from both pages of a
 // piece in turn: a burst would wait for the few misses that the first level keeps open, and the
 // processor's own prefetcher follows both.
+// (Always inline: a call that does nothing else g++ takes for one without an effect, and drops it.)
 template <class S, size_t kLines>
-inline void fetch_lines(const std::byte* at) {
+[[gnu::always_inline]] inline void fetch_lines(const std::byte* at) {
   for (size_t i = 0; i < kLines; ++i) __builtin_prefetch(at + i * 64, 0, 2);
 }
 
@@ -145,7 +146,7 @@ inline void score_keys(const AttentionTile& tile, const typename S::Element* que
   for (size_t page = 0; page < kPages; ++page) {
     const size_t line = first % kPageVecs * 64;
     keys[page] = piece.keys[first / kPageVecs + page] + line;
-    next[page] = piece.next_keys[first / kPageVecs + page] + line;
+    next[page] = piece.fetched_with_keys[first / kPageVecs + page] + line;
   }
   typename S::Vec sum[kQueries][kVecs];
   for (auto& row : sum)
@@ -230,13 +231,14 @@ template <class S>
 }
 
 // weights = exp(score - best), rounded to bfloat16; keys out of range become 0 where a vector of 16
-// holds some in range. The sums, lane by lane.
-template <class S>
+// holds some in range. The sums, lane by lane. fetch() is called with every vector.
+template <class S, class Fetch>
 [[gnu::always_inline]] inline typename S::Vec exponentials(const float* scores, KeyRange range,
-                                                           float best,
-                                                           typename S::Element* weights) {
+                                                           float best, typename S::Element* weights,
+                                                           const Fetch& fetch) {
   auto sum = S::set1(0.0f);
   for (size_t at = range.first & ~size_t{15}; at < range.last; at += kLanes) {
+    fetch();
     const auto x = S::sub(S::load(scores + at), S::set1(best));
     // e^-inf is 0
     const auto weight = exp_for_bf16<S>(keep_range<S>(range, at, x));
@@ -245,18 +247,34 @@ template <class S>
   return sum;
 }
 
-// The weights of a block's scores, their maxima and sums.
+// How many lines are fetched with each vector of weights.
+template <class S>
+constexpr size_t fetched_with_weights() {
+  if constexpr (requires { S::kFetchedWithWeights; })
+    return S::kFetchedWithWeights;
+  else
+    return 0;
+}
+
+// The weights of a block's scores, their maxima and sums. Meanwhile memory is given no pause: the
+// first of the lines that are fetched with the values may come in.
 template <class S, size_t kQueries>
-inline void weigh(BlockScratch<S, kQueries>& s) {
+inline void weigh(const Piece& piece, BlockScratch<S, kQueries>& s) {
   constexpr KeyRange kWhole = {0, kPieceKeys};
+  size_t at = 0;  // of each page
+  const auto fetch = [&]() __attribute__((always_inline)) {
+    constexpr size_t kLines = fetched_with_weights<S>() / 2;
+    for (const std::byte* page : piece.fetched_with_values) fetch_lines<S, kLines>(page + at);
+    at += 64 * kLines;
+  };
   typename S::Vec rows[kQueries];
   for (size_t q = 0; q < kQueries; ++q)
     rows[q] = s.is_whole ? highest_scores<S>(s.scores[q], kWhole)
                          : highest_scores<S>(s.scores[q], s.range[q]);
   S::store(s.best, max_rows<S>(rows));
   for (size_t q = 0; q < kQueries; ++q)
-    rows[q] = s.is_whole ? exponentials<S>(s.scores[q], kWhole, s.best[q], s.weights[q])
-                         : exponentials<S>(s.scores[q], s.range[q], s.best[q], s.weights[q]);
+    rows[q] = s.is_whole ? exponentials<S>(s.scores[q], kWhole, s.best[q], s.weights[q], fetch)
+                         : exponentials<S>(s.scores[q], s.range[q], s.best[q], s.weights[q], fetch);
   S::store(s.sum, sum_rows<S>(rows));
 }
 
@@ -319,7 +337,7 @@ template <class S, size_t kQueries, size_t kVecs>
   for (size_t key = range.first; key + 1 < range.last; key += 2) {
     const std::byte* values =
         piece.values[key / kPageKeys] + (key % kPageKeys / 2 * tile.head_dim + dim) * 4;
-    for (const std::byte* next : piece.next_values)
+    for (const std::byte* next : piece.fetched_with_values)
       fetch_lines<S, (kVecs + 1) / 2>(next + dim * element + key / 2 * fetched);
     const auto load = [&](size_t v) __attribute__((always_inline)) {
       return S::load_pairs(values + v * 64);
@@ -421,7 +439,7 @@ void attend_block(const AttentionTile& tile, const Piece& piece, size_t q0, Tile
   BlockScratch<S, kQueries> s;
   if (!find_ranges<S, kQueries>(tile, q0, piece.index, s)) return;
   score_piece<S, kQueries>(tile, piece, q0, state, s);
-  weigh<S, kQueries>(s);
+  weigh<S, kQueries>(piece, s);
   if (tile.in_parts)
     aim_at_parts<S, kQueries>(tile, q0, piece.index, s);
   else
@@ -479,6 +497,28 @@ inline void end_tile(const AttentionTile& tile, const TileState<S>& state) {
   }
 }
 
+// Whether a piece is too large to be fetched while the one before it is computed: see fetch_during.
+template <class S>
+inline bool fetches_late(const AttentionTile& tile) {
+  if constexpr (requires { S::kFetchedAhead; })
+    return tile.format != KvFormat::kQ8_0 &&  // whose values are restored before anything else
+           4 * kv_region_bytes(tile.format, tile.head_dim) > S::kFetchedAhead;
+  else
+    return false;
+}
+
+// Chooses what of half i of a piece is fetched meanwhile: with its keys the keys that come next, or
+// any where there are none, and with its values theirs; or, where that is too far ahead for lines
+// to wait in the second-level cache, with its keys its values and with these the next keys.
+template <class S>
+inline void fetch_during(Piece& piece, size_t i, const AttentionTile& tile,
+                         const std::byte* next_keys) {
+  const auto to_values = tile.v_offset - tile.k_offset;
+  const bool is_late = fetches_late<S>(tile) && piece.values[i] != nullptr;
+  piece.fetched_with_keys[i] = is_late ? piece.values[i] : next_keys;
+  piece.fetched_with_values[i] = is_late ? next_keys : next_keys + to_values;
+}
+
 // open(piece, i, page) sets half i of the piece to the keys and values of a page.
 template <class S, class Open>
 inline void attend(const AttentionTile& tile, const Open& open) {
@@ -499,9 +539,9 @@ inline void attend(const AttentionTile& tile, const Open& open) {
       if (page * kPage < end && (page + 1) * kPage > begin) open(piece, i, tile.pages[page]);
       const bool goes_on = index + 1 < last;
       const int64_t next = goes_on && (page + 2) * kPage < end ? page + 2 : (end - 1) / kPage;
-      piece.next_keys[i] =
-          !goes_on && tile.after[i] != nullptr ? tile.after[i] : tile.pages[next] + tile.k_offset;
-      piece.next_values[i] = piece.next_keys[i] + (tile.v_offset - tile.k_offset);
+      fetch_during<S>(
+          piece, i, tile,
+          !goes_on && tile.after[i] != nullptr ? tile.after[i] : tile.pages[next] + tile.k_offset);
     }
     attend_piece<S>(tile, piece, state);
   }

@@ -21,10 +21,12 @@ struct Avx2 {
   static constexpr size_t kTwoStripsFrom = 1;  // tokens
   static constexpr size_t kTogether = 4;
   static constexpr size_t kFloatTile = 4;
-  static constexpr size_t kBlockQueries = 4;    // of attention
-  static constexpr size_t kBlockSums = 4;       // of a block, vectors in registers
-  static constexpr bool kRepeatsPairs = false;  // attention.h, add_pair
-  static constexpr bool kFetchesNear = true;    // matmul.h, in_tiles
+  static constexpr size_t kBlockQueries = 5;                 // of attention
+  static constexpr size_t kBlockSums = 6;                    // of a block, vectors in registers
+  static constexpr bool kRepeatsPairs = false;               // attention.h, add_pair
+  static constexpr size_t kFetchedWithWeights = 6;           // lines a vector: attention.h, weigh
+  static constexpr size_t kFetchedAhead = size_t{32} << 10;  // bytes: attention.h, fetches_late
+  static constexpr bool kFetchesNear = true;                 // matmul.h, in_tiles
   static constexpr bool kUnsignedDot =
       false;  // |code| as unsigned byte, the code's sign moved to the input
 
