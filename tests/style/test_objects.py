@@ -58,6 +58,32 @@ def test_the_check_sees_a_forbidden_symbol(tmp_path: Path) -> None:
     assert found == {"puts", "abort"}
 
 
+FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
+
+
+def fetches_of_attention(path: Path) -> tuple[int, int]:
+    """How many block functions a kernel file has, and how many fetches they hold together."""
+    blocks, fetches, inside = 0, 0, False
+    for line in output("objdump", "-d", "-C", "--no-show-raw-insn", str(path)).splitlines():
+        if function := FUNCTION.match(line):
+            inside = "smallmind::kernel::attend_block<" in function.group(1)
+            blocks += inside and not function.group(1).endswith("]")  # a part: [clone .cold]
+        fetches += inside and "prefetch" in line
+    return blocks, fetches
+
+
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16"])
+def test_attention_fetches_what_comes_next(objects: Path, isa: str) -> None:
+    """g++ drops a call of a function that does nothing but fetch: once, three of four were gone.
+
+    A block fetches one line of keys at least, and lines of both pages of values in each of three
+    loops: all keys, the same keys for every query, other ones for each.
+    """
+    (path,) = [p for p in core_objects(objects) if p.name == f"kernels_{isa}.cc.o"]
+    blocks, fetches = fetches_of_attention(path)
+    assert blocks > 0 and fetches >= 7 * blocks, f"{fetches} fetches in {blocks} blocks"
+
+
 def module_path() -> Path:
     from smallmind import _core
 
