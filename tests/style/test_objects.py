@@ -61,15 +61,18 @@ def test_the_check_sees_a_forbidden_symbol(tmp_path: Path) -> None:
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 
 
-def fetches_of_attention(path: Path) -> tuple[int, int]:
-    """How many block functions a kernel file has, and how many fetches they hold together."""
-    blocks, fetches, inside = 0, 0, False
+def fetches(path: Path, function: str, instruction: str) -> list[int]:
+    """How many fetches each instance of a function template of ours holds."""
+    found: list[int] = []
+    inside = False
     for line in output("objdump", "-d", "-C", "--no-show-raw-insn", str(path)).splitlines():
-        if function := FUNCTION.match(line):
-            inside = "smallmind::kernel::attend_block<" in function.group(1)
-            blocks += inside and not function.group(1).endswith("]")  # a part: [clone .cold]
-        fetches += inside and "prefetch" in line
-    return blocks, fetches
+        if match := FUNCTION.match(line):
+            # Of a function in parts ("[clone .cold]") the first is what loops.
+            inside = re.search(function, match.group(1)) is not None and line[-3] != "]"
+            found += [0] * inside
+        elif inside and instruction in line:
+            found[-1] += 1
+    return found
 
 
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512_bf16"])
@@ -80,8 +83,14 @@ def test_attention_fetches_what_comes_next(objects: Path, isa: str) -> None:
     loops: all keys, the same keys for every query, other ones for each.
     """
     (path,) = [p for p in core_objects(objects) if p.name == f"kernels_{isa}.cc.o"]
-    blocks, fetches = fetches_of_attention(path)
-    assert blocks > 0 and fetches >= 7 * blocks, f"{fetches} fetches in {blocks} blocks"
+    found = fetches(path, r"^void smallmind::kernel::attend_block<", "prefetch")
+    assert found and min(found) >= 7, found
+
+
+def test_tile_products_fetch_the_rows_that_they_write(objects: Path) -> None:
+    (path,) = [p for p in core_objects(objects) if p.name == "kernels_avx512_amx.cc.o"]
+    found = fetches(path, r"TileProducts<.*RowsOut<.*>::multiply_tile<", "prefetcht0")
+    assert found and min(found) > 0, found
 
 
 def module_path() -> Path:

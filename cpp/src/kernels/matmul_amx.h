@@ -298,7 +298,8 @@ struct RowsOut {
   size_t out_stride;
 
   float* rows(size_t token) const { return out + token * out_stride + panel * quant::kPanelRows; }
-  void fetch(size_t token) const { __builtin_prefetch(rows(token), 1, 3); }
+  // (Always inline: see attention.h, fetch_lines.)
+  [[gnu::always_inline]] void fetch(size_t token) const { __builtin_prefetch(rows(token), 1, 3); }
   void take(size_t token, typename S::Row x) const {
     store_rows<S>(rows(token), x, w.n_rows - panel * quant::kPanelRows);
   }
