@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention.h"
+#include "kernels/attention_parts.h"
 #include "kernels/coarse.h"
 #include "kernels/exponentials.h"
 #include "kernels/kv_pages.h"
