@@ -247,25 +247,17 @@ template <class S, class Fetch>
   return sum;
 }
 
-// How many lines are fetched with each vector of weights.
-template <class S>
-constexpr size_t fetched_with_weights() {
-  if constexpr (requires { S::kFetchedWithWeights; })
-    return S::kFetchedWithWeights;
-  else
-    return 0;
-}
-
 // The weights of a block's scores, their maxima and sums. Meanwhile memory is given no pause: the
-// first of the lines that are fetched with the values may come in.
+// first of the lines that are fetched with the values may come in, S::kFetchedWithWeights of each
+// page with a vector.
 template <class S, size_t kQueries>
 inline void weigh(const Piece& piece, BlockScratch<S, kQueries>& s) {
   constexpr KeyRange kWhole = {0, kPieceKeys};
   size_t at = 0;  // of each page
   const auto fetch = [&]() __attribute__((always_inline)) {
-    constexpr size_t kLines = fetched_with_weights<S>() / 2;
-    for (const std::byte* page : piece.fetched_with_values) fetch_lines<S, kLines>(page + at);
-    at += 64 * kLines;
+    for (const std::byte* page : piece.fetched_with_values)
+      fetch_lines<S, S::kFetchedWithWeights>(page + at);
+    at += 64 * S::kFetchedWithWeights;
   };
   typename S::Vec rows[kQueries];
   for (size_t q = 0; q < kQueries; ++q)
@@ -500,23 +492,19 @@ inline void end_tile(const AttentionTile& tile, const TileState<S>& state) {
 // Whether a piece is too large to be fetched while the one before it is computed: see fetch_during.
 template <class S>
 inline bool fetches_late(const AttentionTile& tile) {
-  if constexpr (requires { S::kFetchedAhead; })
-    return tile.format != KvFormat::kQ8_0 &&  // whose values are restored before anything else
-           4 * kv_region_bytes(tile.format, tile.head_dim) > S::kFetchedAhead;
-  else
-    return false;
+  return tile.format != KvFormat::kQ8_0 &&  // whose values are restored before anything else
+         4 * kv_region_bytes(tile.format, tile.head_dim) > S::kFetchedAhead;
 }
 
 // Chooses what of half i of a piece is fetched meanwhile: with its keys the keys that come next, or
 // any where there are none, and with its values theirs; or, where that is too far ahead for lines
 // to wait in the second-level cache, with its keys its values and with these the next keys.
 template <class S>
-inline void fetch_during(Piece& piece, size_t i, const AttentionTile& tile,
-                         const std::byte* next_keys) {
-  const auto to_values = tile.v_offset - tile.k_offset;
-  const bool is_late = fetches_late<S>(tile) && piece.values[i] != nullptr;
+inline void fetch_during(Piece& piece, size_t i, bool is_late, const std::byte* next_keys,
+                         const std::byte* next_values) {
+  is_late = is_late && piece.values[i] != nullptr;
   piece.fetched_with_keys[i] = is_late ? piece.values[i] : next_keys;
-  piece.fetched_with_values[i] = is_late ? next_keys : next_keys + to_values;
+  piece.fetched_with_values[i] = is_late ? next_keys : next_values;
 }
 
 // open(piece, i, page) sets half i of the piece to the keys and values of a page.
@@ -532,6 +520,7 @@ inline void attend(const AttentionTile& tile, const Open& open) {
   constexpr auto kKeys = static_cast<int64_t>(kPieceKeys), kPage = static_cast<int64_t>(kPageKeys);
   const int64_t first = tile.in_parts ? tile.first_piece : begin / kKeys;
   const int64_t last = tile.in_parts ? first + tile.n_pieces : (end + kKeys - 1) / kKeys;
+  const bool is_late = fetches_late<S>(tile);
   for (int64_t index = first; index < last; ++index) {
     Piece piece{index, {}, {}, {}, {}};
     for (size_t i = 0; i < 2; ++i) {
@@ -539,9 +528,9 @@ inline void attend(const AttentionTile& tile, const Open& open) {
       if (page * kPage < end && (page + 1) * kPage > begin) open(piece, i, tile.pages[page]);
       const bool goes_on = index + 1 < last;
       const int64_t next = goes_on && (page + 2) * kPage < end ? page + 2 : (end - 1) / kPage;
-      fetch_during<S>(
-          piece, i, tile,
-          !goes_on && tile.after[i] != nullptr ? tile.after[i] : tile.pages[next] + tile.k_offset);
+      const std::byte* keys =
+          !goes_on && tile.after[i] != nullptr ? tile.after[i] : tile.pages[next] + tile.k_offset;
+      fetch_during<S>(piece, i, is_late, keys, keys + (tile.v_offset - tile.k_offset));
     }
     attend_piece<S>(tile, piece, state);
   }

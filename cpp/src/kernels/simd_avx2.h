@@ -24,7 +24,7 @@ struct Avx2 {
   static constexpr size_t kBlockQueries = 5;                 // of attention
   static constexpr size_t kBlockSums = 6;                    // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = false;               // attention.h, add_pair
-  static constexpr size_t kFetchedWithWeights = 6;           // lines a vector: attention.h, weigh
+  static constexpr size_t kFetchedWithWeights = 3;           // lines of a page: attention.h, weigh
   static constexpr size_t kFetchedAhead = size_t{32} << 10;  // bytes: attention.h, fetches_late
   static constexpr bool kFetchesNear = true;                 // matmul.h, in_tiles
   static constexpr bool kUnsignedDot =

@@ -23,6 +23,9 @@ struct Avx512 {
   static constexpr size_t kBlockQueries = 12;  // of attention
   static constexpr size_t kBlockSums = 24;     // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = true;  // attention.h, add_pair
+  // Tried with AVX2 alone so far: attention.h, weigh, fetches_late.
+  static constexpr size_t kFetchedWithWeights = 0;
+  static constexpr size_t kFetchedAhead = SIZE_MAX;
   // matmul.h, in_tiles: the first-level cache awaits only 16 lines.
   static constexpr bool kFetchesNear = false;
   static constexpr bool kUnsignedDot =

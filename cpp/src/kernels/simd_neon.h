@@ -19,7 +19,9 @@ struct Neon {
   static constexpr size_t kBlockQueries = 2;    // of attention
   static constexpr size_t kBlockSums = 4;       // of a block, vectors in registers
   static constexpr bool kRepeatsPairs = false;  // attention.h, add_pair
-  static constexpr bool kFetchesNear = true;    // matmul.h, in_tiles
+  static constexpr size_t kFetchedWithWeights = 0;
+  static constexpr size_t kFetchedAhead = SIZE_MAX;
+  static constexpr bool kFetchesNear = true;  // matmul.h, in_tiles
   static constexpr bool kUnsignedDot = false;
 
   struct Bytes {
