@@ -58,12 +58,6 @@ template <class S, class F>
     return S::dot_start();
 }
 
-// Whether a layer takes both planes of fine inputs in one dot.
-template <class S>
-inline constexpr bool kJoinsPlanes = requires(const int8_t* plane) {
-  S::join_inputs(plane, plane);
-};
-
 // The dot of groups [kFirst, kLast) with block `at` of the inputs; minus_sum and low_minus_sum are
 // of the input codes of the same columns.
 template <class S, class F, bool kFine, size_t kFirst, size_t kLast>
@@ -72,12 +66,7 @@ template <class S, class F, bool kFine, size_t kFirst, size_t kLast>
                                                         const int32_t* minus_sum,
                                                         const int32_t* low_minus_sum) {
   const size_t first = at * quant::kBlockColumns;
-  if constexpr (kFine && kJoinsPlanes<S>) {
-    auto dot = S::dot_start();
-    dot_groups<S, F, kFirst, kLast>(dot, codes,
-                                    S::join_inputs(a.codes + first, a.low_codes + first));
-    return S::dot_to_row(dot);
-  } else if constexpr (!kFine && kLast - kFirst == quant::kGroups && kSplitsDots<S>) {
+  if constexpr (!kFine && kLast - kFirst == quant::kGroups && kSplitsDots<S>) {
     auto dot = start_dot<S, F>(minus_sum);
     auto second = S::dot_start();
     dot_halves<S, F, 0>(dot, second, codes, S::load_inputs(a.codes + first));
@@ -256,6 +245,49 @@ template <class S, class F, bool kFine, size_t kStrips>
   for (; t < n; ++t) add_blocks<S, F, kFine, 1>(w, a, at + t * step, step, acc + t);
 }
 
+// As add_blocks, where a set joins both planes of the inputs' codes: one dot takes them.
+template <class S, class F, size_t kTokens, size_t kStrips>
+[[gnu::always_inline]] inline void add_joined(const WeightBlock<S, F> (&w)[kStrips],
+                                              const typename S::Inputs* inputs, const float* scales,
+                                              size_t step, typename S::Row (*acc)[kStrips]) {
+  static_assert(kOffsetLog2<S, F> < 0 && F::kScalesPerBlock == 1 && !F::kHasMin);
+  typename S::Dot dot[kTokens][kStrips];
+  for (auto& dots : dot)
+    for (auto& sum : dots) sum = S::dot_start();
+#pragma GCC unroll 8
+  for (size_t g = 0; g < quant::kGroups; ++g) {
+    typename S::Bytes codes[kStrips];
+    for (size_t s = 0; s < kStrips; ++s) codes[s] = S::keep(w[s].codes.group[g]);
+#pragma GCC unroll 8
+    for (size_t t = 0; t < kTokens; ++t) {
+      const auto group = S::load_group(inputs[t], g);
+      for (size_t s = 0; s < kStrips; ++s) S::dot_add_group(dot[t][s], codes[s], group);
+    }
+  }
+  for (size_t t = 0; t < kTokens; ++t) {
+    const auto d = S::row_set1(scales[t * step]);
+    for (size_t s = 0; s < kStrips; ++s)
+      acc[t][s] = S::fma(S::dot_to_row(dot[t][s]), S::mul(w[s].scale[0], d), acc[t][s]);
+  }
+}
+
+// As add_tokens, for such a set.
+template <class S, class F, size_t kStrips>
+[[gnu::always_inline]] inline void add_joined_tokens(const WeightBlock<S, F> (&w)[kStrips],
+                                                     const Activations& a, size_t at, size_t step,
+                                                     size_t n, typename S::Row (*acc)[kStrips]) {
+  typename S::Inputs inputs[S::kMaxTile];
+  for (size_t t = 0; t < n; ++t) {
+    const size_t column = (at + t * step) * quant::kBlockColumns;
+    S::join_inputs(a.codes + column, a.low_codes + column, inputs[t]);
+  }
+  const float* scales = a.scales + at;
+  size_t t = 0;
+  for (; t + S::kTogether <= n; t += S::kTogether)
+    add_joined<S, F, S::kTogether>(w, inputs + t, scales + t * step, step, acc + t);
+  for (; t < n; ++t) add_joined<S, F, 1>(w, inputs + t, scales + t * step, step, acc + t);
+}
+
 // fn(blocks, i) for block i of kStrips strips from `row` on, in the order of K.
 template <class S, class F, Fetch kFetch, size_t kStrips, class Fn>
 [[gnu::always_inline]] inline void for_each_block(const std::byte* panel, size_t panel_bytes,
@@ -322,11 +354,17 @@ template <class S, class F, bool kFine, class Fn>
   }
 }
 
+// Whether a set joins both planes of fine inputs.
+template <class S>
+inline constexpr bool kJoinsPlanes = requires {
+  S::join_inputs;
+};
+
 // Whether two strips at once are faster. Where a code's sign moves to the input they have less in
 // common: they are in small tiles alone, which wait for memory.
 template <class S, class F>
 constexpr bool two_strips_are_faster(size_t n_tokens) {
-  constexpr bool kMovesSigns = F::kSigned && !S::kUnsignedDot;
+  constexpr bool kMovesSigns = F::kSigned && !S::kUnsignedDot && !kJoinsPlanes<S>;
   return n_tokens >= S::kTwoStripsFrom && (!kMovesSigns || n_tokens <= kSmallTile);
 }
 
@@ -364,7 +402,11 @@ void panel_tile(const PackedMatrix& w, size_t panel, const Activations& a, size_
     for_each_block<S, F, kFetch, kStrips>(
         w.panels + panel * w.panel_bytes, w.panel_bytes, row,
         n_blocks, [&](const auto& blocks, size_t i) __attribute__((always_inline)) {
-          add_tokens<S, F, kFine>(blocks, a, token * n_blocks + i, n_blocks, n, acc);
+          const size_t at = token * n_blocks + i;
+          if constexpr (kJoinsPlanes<S>)
+            add_joined_tokens<S, F>(blocks, a, at, n_blocks, n, acc);
+          else
+            add_tokens<S, F, kFine>(blocks, a, at, n_blocks, n, acc);
         });
     for (size_t s = 0; s < kStrips; ++s) {
       const size_t from = first + s * S::kRows;

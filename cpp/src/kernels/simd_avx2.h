@@ -288,43 +288,43 @@ struct Avx2 {
 // Signed codes and fine inputs in 16 bits: half the instructions of two planes of bytes, whose
 // signs move from code to input. Sums of 32 products of 128 and 16,256 fit 32 bits.
 struct Avx2Fine : Avx2 {
-  static constexpr size_t kTwoStripsFrom = 0;
-  static constexpr size_t kTogether = 1;
-
-  // 4 rows of 4 columns each.
+  // Columns 0 and 2 of a group, and 1 and 3: of 8 rows each, or of one token.
   struct Bytes {
-    __m256i low, high;
+    __m256i even, odd;
   };
+  using Group = Bytes;
+  // A block of one token: 16 columns that stand at even places, then the others.
   struct Inputs {
-    __m256i low, high;
+    alignas(32) int16_t columns[32];
   };
-  // Two columns each, of 4 rows each.
-  struct Dot {
-    __m256i low, high;
-  };
+  using Dot = __m256i;
 
-  static Bytes load_bytes(const std::byte* p) { return {widen(p), widen(p + 16)}; }
-  static Inputs join_inputs(const int8_t* upper, const int8_t* lower) {
-    return {join(upper, lower), join(upper + 16, lower + 16)};
+  static Bytes load_bytes(const void* p) {
+    const __m256i x = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+    return {_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(x, 8)};
   }
-  static Dot dot_start() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-  template <int kBits, bool kSigned, int kStep>
-  static void dot_add(Dot& dot, const Bytes& codes, const Inputs& inputs) {
-    const __m256i four =
-        _mm256_permute4x64_epi64(kStep < 4 ? inputs.low : inputs.high, kStep % 4 * 0x55);
-    dot.low = _mm256_add_epi32(dot.low, _mm256_madd_epi16(codes.low, four));
-    dot.high = _mm256_add_epi32(dot.high, _mm256_madd_epi16(codes.high, four));
+  // 128 * upper + lower
+  static void join_inputs(const int8_t* upper, const int8_t* lower, Inputs& to) {
+    const Bytes x = load_bytes(upper), y = load_bytes(lower);
+    store(to.columns, _mm256_add_epi16(_mm256_slli_epi16(x.even, 7), y.even));
+    store(to.columns + 16, _mm256_add_epi16(_mm256_slli_epi16(x.odd, 7), y.odd));
   }
-  static Row dot_to_row(const Dot& dot) {
-    return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(dot.low, dot.high), 0xd8));
+  static Group load_group(const Inputs& inputs, size_t group) {
+    const auto* bytes = reinterpret_cast<const int8_t*>(inputs.columns);
+    return {Avx2::load_group(bytes, group), Avx2::load_group(bytes + 32, group)};
   }
+  static Dot dot_start() { return _mm256_setzero_si256(); }
+  static void dot_add_group(Dot& dot, const Bytes& codes, const Group& inputs) {
+    dot = keep(_mm256_add_epi32(dot, _mm256_madd_epi16(codes.even, inputs.even)));
+    dot = keep(_mm256_add_epi32(dot, _mm256_madd_epi16(codes.odd, inputs.odd)));
+  }
+  using Avx2::keep;
+  static Bytes keep(const Bytes& x) { return {keep(x.even), keep(x.odd)}; }
+  static Row dot_to_row(Dot dot) { return _mm256_cvtepi32_ps(dot); }
 
  private:
-  static __m256i widen(const void* p) {
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
-  }
-  static __m256i join(const int8_t* upper, const int8_t* lower) {
-    return _mm256_add_epi16(_mm256_slli_epi16(widen(upper), 7), widen(lower));
+  static void store(int16_t* to, __m256i x) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to), x);
   }
 };
 
